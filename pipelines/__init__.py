@@ -1,0 +1,1 @@
+"""The embedding system: catalogs to shards to maps. See README.md."""

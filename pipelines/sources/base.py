@@ -1,0 +1,169 @@
+"""What a source is: everything that is true of one kind of measurement, as a value.
+
+Each module beside this one makes one :class:`Source`. Nothing here reads files or talks to catalogs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+from numpy.typing import NDArray
+
+from pipelines.scenes import Scene
+
+
+class Kind(StrEnum):
+    """The shape of what a source measures."""
+
+    FRAMES = "frames"  # a time series of images
+    STATIC = "static"  # one image that holds for all times
+    CLASSES = "classes"  # images of class codes
+    SERIES = "series"  # a time series without spatial extent at patch scale
+    POINTS = "points"  # sparse footprints
+    TEXT = "text"
+
+
+class Transform(StrEnum):
+    """From physical values to the space in which statistics are taken."""
+
+    IDENTITY = "identity"
+    LOG = "log"  # log(1 + x) / 10, SPEC 1.3
+    DECIBEL = "decibel"  # 10 log10(x)
+    RADIANS = "radians"  # degrees to radians
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band of a source.
+
+    Attributes:
+        name: the project's name of the band, which is also the key in ``Scene.assets``.
+        unit: of the physical value.
+        transform: applied to ``physical * factor`` before statistics.
+        factor: brings physical values to the scale in which the transform is meant (reflectance x 10000).
+        valid: inclusive range of the *transformed* value outside which a pixel counts as not measured.
+    """
+
+    name: str
+    unit: str
+    transform: Transform = Transform.IDENTITY
+    factor: float = 1.0
+    valid: tuple[float, float] = (-np.inf, np.inf)
+
+
+def _no_key(scene: Scene) -> str:
+    return scene.scene_id
+
+
+def _keep_all(scene: Scene) -> bool:
+    return True
+
+
+def _no_geometry(scene: Scene) -> tuple[float, ...]:
+    return ()
+
+
+def _trust_all(masks: Mapping[str, NDArray]) -> NDArray[np.bool_] | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of measurement.
+
+    Attributes:
+        name: ``sentinel2`` ...
+        kind: shape of the measurements.
+        bands: in the order of the channel axis.
+        dtype, nodata: of the native arrays held in shards.
+        is_input: encoded by the model (every source is also a target).
+        geometry_names: the decoder's acquisition numbers; ``geometry`` computes them from a scene.
+        mask_roles: roles of quality assets read beside the bands, nearest neighbour.
+        trusted: mask assets by role ``(H, W)`` -> True where a pixel counts in the loss (None: no opinion).
+        keep: False for a scene that must not be used at all (a night scene).
+        acquisition_key: scenes with one key are pieces of the same frame (tiles of one datatake).
+        metric: "l1" or "cross_entropy".
+        loss_weight: w_i of SPEC Table S2.
+        shift_px, regrid_px: shift-invariance and re-gridding distance of the loss, in 10 m pixels (0: none).
+        classes: for ``Kind.CLASSES``: the class codes in order.
+        max_frames: frames drawn into a training sequence by default (SPEC section 4).
+    """
+
+    name: str
+    kind: Kind
+    bands: tuple[Band, ...]
+    dtype: str
+    nodata: float
+    is_input: bool = False
+    geometry_names: tuple[str, ...] = ()
+    geometry: Callable[[Scene], tuple[float, ...]] = _no_geometry
+    mask_roles: tuple[str, ...] = ()
+    trusted: Callable[[Mapping[str, NDArray]], NDArray[np.bool_] | None] = _trust_all
+    keep: Callable[[Scene], bool] = _keep_all
+    acquisition_key: Callable[[Scene], str] = _no_key
+    metric: str = "l1"
+    loss_weight: float = 1.0
+    shift_px: int = 0
+    regrid_px: int = 0
+    classes: tuple[int, ...] = ()
+    class_names: tuple[str, ...] = ()
+    max_frames: int = 1
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        return tuple(band.name for band in self.bands)
+
+    def with_bands(self, names: tuple[str, ...] | list[str]) -> Source:
+        """The same source restricted to (and ordered as) some of its bands.
+
+        Raises:
+            ValueError: for a band the source does not have.
+        """
+        known = {band.name: band for band in self.bands}
+        for name in names:
+            if name not in known:
+                raise ValueError(f"source {self.name} has no band {name!r}; it has {', '.join(known)}")
+        return replace(self, bands=tuple(known[name] for name in names))
+
+    def to_model_space(self, values: Any, scale: Any, offset: Any, nodata: float) -> Any:
+        """Native numbers to the space of the statistics, NaN where nothing was measured.
+
+        Works on numpy arrays and torch tensors alike, on whatever device they are.
+
+        Args:
+            values: ``(..., C, H, W)`` native dtype.
+            scale, offset: ``(..., C)`` of :class:`pipelines.sequence.RasterFrames`.
+            nodata: stored number that means "not measured".
+
+        Returns:
+            ``(..., C, H, W)`` float32.
+        """
+        xp = array_namespace(values)
+        stored = xp.astype(values, xp.float32)
+        missing = xp.isnan(stored) if np.isnan(nodata) else (stored == nodata) | xp.isnan(stored)
+        physical = stored * xp.astype(scale, xp.float32)[..., None, None] + xp.astype(offset, xp.float32)[..., None, None]
+        channels = []
+        for index, band in enumerate(self.bands):
+            x = apply_transform(physical[..., index, :, :] * band.factor, band.transform)
+            low, high = band.valid
+            bad = missing[..., index, :, :] | ~xp.isfinite(x) | (x < low) | (x > high)
+            channels.append(xp.where(bad, xp.asarray(float("nan"), dtype=xp.float32), x))
+        return xp.stack(channels, axis=-3)
+
+
+def apply_transform(x: Any, transform: Transform) -> Any:
+    """One band's transform on a float array of numpy or torch."""
+    xp = array_namespace(x)
+    if transform is Transform.LOG:
+        return xp.log1p(xp.clip(x, 0.0, None)) / 10
+    if transform is Transform.DECIBEL:
+        tiny = xp.asarray(1e-10, dtype=x.dtype)
+        return xp.where(x > 0, 10 * xp.log10(xp.where(x > 0, x, tiny)), xp.asarray(float("nan"), dtype=x.dtype))
+    if transform is Transform.RADIANS:
+        return x * (np.pi / 180)
+    return x
