@@ -137,7 +137,8 @@ class Source:
 
         Args:
             values: ``(..., C, H, W)`` native dtype.
-            scale, offset: ``(..., C)`` of :class:`pipelines.sequence.RasterFrames`.
+            scale: ``(..., C)`` of :class:`pipelines.sequence.RasterFrames`.
+            offset: ``(..., C)``.
             nodata: stored number that means "not measured".
 
         Returns:
@@ -146,7 +147,9 @@ class Source:
         xp = array_namespace(values)
         stored = xp.astype(values, xp.float32)
         missing = xp.isnan(stored) if np.isnan(nodata) else (stored == nodata) | xp.isnan(stored)
-        physical = stored * xp.astype(scale, xp.float32)[..., None, None] + xp.astype(offset, xp.float32)[..., None, None]
+        physical = (
+            stored * xp.astype(scale, xp.float32)[..., None, None] + xp.astype(offset, xp.float32)[..., None, None]
+        )
         channels = []
         for index, band in enumerate(self.bands):
             x = apply_transform(physical[..., index, :, :] * band.factor, band.transform)

@@ -1,0 +1,190 @@
+"""Monthly weather of the cell that a window lies in, from a Zarr store of hourly or daily fields.
+
+The twelve variables of SPEC 1.2: precipitation (sum over the month; least and greatest day), air temperature, dew point
+and pressure (mean, least, greatest value). A quantity that the store does not hold is NaN, and so are extremes where
+it holds daily means only: the extremes of means are not the means' extremes.
+"""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pipelines.coregister.fetch import Sign, classify, local_path
+from pipelines.coregister.frames import ReadFailure
+from pipelines.grid import WGS84, Period, Window, transformer
+from pipelines.scenes import Scene
+from pipelines.sequence import RasterFrames
+from pipelines.sources.base import Source
+
+# A month counts when at least this share of its days is in the store.
+MIN_DAYS = 0.9
+
+# Names of each quantity: sampled through the day, then daily mean, least, greatest; ERA5, ERA5-Land, AgERA5, ARCO.
+_SAMPLED = {
+    "temperature_2m": ("t2m", "2m_temperature", "temperature_2m"),
+    "dewpoint_2m": ("d2m", "2m_dewpoint_temperature", "dewpoint_temperature_2m", "dewpoint_2m"),
+    "surface_pressure": ("sp", "surface_pressure"),
+}
+_PRECIPITATION = ("tp", "total_precipitation", "tp_sum", "total_precipitation_sum")
+_LATITUDE, _LONGITUDE = ("latitude", "lat", "y"), ("longitude", "lon", "x")
+
+
+def read_climate(
+    scenes: Sequence[Scene], window: Window, period: Period, source: Source, sign: Sign | None = None
+) -> tuple[RasterFrames | None, list[ReadFailure]]:
+    """The months of a period (those whose middle lies in it) at a window's centre, ``(N, C, 1, 1)`` float32."""
+    failures: list[ReadFailure] = []
+    x, y = (
+        window.left_m + window.width_px * window.resolution_m / 2,
+        window.top_m - window.height_px * (window.resolution_m / 2),
+    )
+    lon, lat = transformer(window.epsg, WGS84).transform(x, y)
+    months: dict[tuple[int, int], tuple[str, dict[str, float]]] = {}
+    for scene in sorted(scenes, key=lambda scene: scene.scene_id):
+        if scene.footprint is not None and not scene.footprint.intersects(window.footprint()):
+            continue
+        for asset in scene.assets.values():
+            href = local_path(sign(asset.href) if sign else asset.href)
+            options = tuple(sorted((asset.extra.get("open_kwargs") or {}).items()))
+            try:
+                found = _monthly(href, options, round(lon, 4), round(lat, 4), period)
+            except (OSError, KeyError, ValueError) as error:
+                failures.append(ReadFailure(source.name, scene.scene_id, asset.href, classify(error), str(error)[:500]))
+                continue
+            for month, values in found.items():
+                have = months.setdefault(month, (scene.scene_id, {}))
+                for name, value in values.items():
+                    have[1].setdefault(name, value)
+    return _frames(months, period, source), failures
+
+
+def _frames(
+    months: Mapping[tuple[int, int], tuple[str, dict[str, float]]], period: Period, source: Source
+) -> RasterFrames | None:
+    rows = []
+    for (year, month), (scene_id, values) in sorted(months.items()):
+        start_ms, end_ms = month_bounds(year, month)
+        numbers = [values.get(name, np.nan) for name in source.band_names]
+        if period.contains((start_ms + end_ms) // 2) and not np.isnan(numbers).all():
+            rows.append((start_ms, end_ms, scene_id, numbers))
+    if not rows:
+        return None
+    bands = len(source.bands)
+    return RasterFrames(
+        values=np.array([row[3] for row in rows], np.float32)[:, :, None, None],
+        nodata=float(source.nodata),
+        weight=np.full((len(rows), 1, 1), 255, np.uint8),
+        time_ms=np.array([(row[0] + row[1]) // 2 for row in rows], np.int64),
+        valid_ms=np.array([row[:2] for row in rows], np.int64),
+        scale=np.ones((len(rows), bands)),
+        offset=np.zeros((len(rows), bands)),
+        geometry=np.empty((len(rows), 0), np.float32),
+        scene_ids=tuple(row[2] for row in rows),
+    )
+
+
+def month_bounds(year: int, month: int) -> tuple[int, int]:
+    """A calendar month, UTC epoch milliseconds, half-open."""
+    start = datetime(year, month, 1, tzinfo=UTC)
+    days = calendar.monthrange(year, month)[1]
+    start_ms = int(start.timestamp()) * 1000
+    return start_ms, start_ms + days * 86_400_000
+
+
+@lru_cache(maxsize=8)
+def _open(href: str, options: tuple[tuple[str, object], ...]) -> xr.Dataset:
+    return xr.open_zarr(href, **{"chunks": None, **dict(options)})
+
+
+@lru_cache(maxsize=1024)
+def _monthly(
+    href: str, options: tuple[tuple[str, object], ...], lon: float, lat: float, period: Period
+) -> dict[tuple[int, int], dict[str, float]]:
+    cell = cell_at(_open(href, options), lon, lat, href)
+    # Whole months on both sides: a month that lies half in the period is aggregated from all of its days.
+    start = pd.Timestamp(period.start_ms, unit="ms").to_period("M").start_time
+    end = pd.Timestamp(period.end_ms - 1, unit="ms").to_period("M").end_time
+    return monthly(cell.sel(time=slice(start, end)).load())
+
+
+def cell_at(store: xr.Dataset, lon: float, lat: float, href: str) -> xr.Dataset:
+    """The nearest cell's series; longitudes may count from 0 to 360.
+
+    Raises:
+        ValueError: no time axis, or the point is more than a cell outside the grid.
+    """
+    time = next((name for name in ("time", "valid_time") if name in store.dims), None)
+    if time is None:
+        raise ValueError(f"{href} has no time axis; its dimensions are {tuple(store.sizes)}")
+    known = {*_PRECIPITATION, *(f"{name}{end}" for names in _SAMPLED.values() for name in names for end in _ENDINGS)}
+    wanted = [name for name in store.data_vars if str(name) in known]
+    cell = store[wanted].rename({time: "time"}) if time != "time" else store[wanted]
+    for names, value in ((_LATITUDE, lat), (_LONGITUDE, lon)):
+        axis = next((name for name in names if name in cell.dims), None)
+        if axis is None:
+            continue
+        marks = store[axis].to_numpy().astype(float)
+        target = value % 360 if names is _LONGITUDE and marks.max() > 180 else value
+        gaps = np.abs(marks - target)
+        if names is _LONGITUDE:
+            gaps = np.minimum(gaps, 360 - gaps)
+        spacing = float(np.abs(np.diff(marks)).min()) if marks.size > 1 else np.inf
+        if gaps.min() > spacing:
+            raise ValueError(f"{href} does not reach {axis} {target:.3f}: it covers {marks.min()} to {marks.max()}")
+        cell = cell.isel({axis: int(gaps.argmin())})
+    return cell
+
+
+_ENDINGS = ("", "_mean", "_min", "_max")
+
+
+def monthly(cell: xr.Dataset) -> dict[tuple[int, int], dict[str, float]]:
+    """Monthly variables by (year, month) of one cell's hourly or daily series, in metres, kelvin and pascal."""
+    series: dict[str, pd.Series] = {}
+    for quantity, names in _SAMPLED.items():
+        for name in names:
+            for ending in _ENDINGS:
+                if name + ending in cell:
+                    series.setdefault(quantity + ending, _si(cell[name + ending]))
+    for name in _PRECIPITATION:
+        if name in cell:
+            series.setdefault("total_precipitation", _si(cell[name]))
+    out: dict[tuple[int, int], dict[str, float]] = {}
+    for name, values in series.items():
+        days = values.resample("D")
+        sampled_often = len(values) > 1.5 * max(1, len(days))
+        if name == "total_precipitation":
+            statistics = {f"{name}_{how}": (days.sum(min_count=1), how) for how in ("sum", "min", "max")}
+        elif name.endswith(("_mean", "_min", "_max")):
+            statistics = {name: (values, name.rsplit("_", 1)[1])}
+        elif sampled_often:
+            statistics = {f"{name}_{how}": (values, how) for how in ("mean", "min", "max")}
+        else:
+            statistics = {f"{name}_mean": (values, "mean")}
+        for variable, (numbers, how) in statistics.items():
+            present = numbers.dropna()
+            for month, part in present.groupby(present.index.to_period("M")):
+                if part.index.normalize().nunique() >= MIN_DAYS * month.days_in_month:
+                    out.setdefault((month.year, month.month), {})[variable] = float(part.agg(how))
+    return out
+
+
+def _si(array: xr.DataArray) -> pd.Series:
+    """A series in metres, kelvin or pascal, by its ``units``."""
+    series = pd.Series(
+        np.asarray(array.to_numpy(), np.float64).reshape(array.sizes["time"], -1).mean(axis=1),
+        index=pd.DatetimeIndex(array["time"].to_numpy()),
+    )
+    unit = str(array.attrs.get("units", "")).lower()
+    if unit.startswith("mm"):
+        return series / 1000
+    if unit in ("c", "degc", "celsius", "°c", "degree_celsius", "degrees celsius"):
+        return series + 273.15
+    return series * 100 if unit in ("hpa", "mbar", "millibar") else series

@@ -1,0 +1,25 @@
+"""Reading engines behind one interface: ``engine("stackstac")``, ``engine("rasterio")``."""
+
+from __future__ import annotations
+
+from pipelines.coregister.engines.base import Crop, Engine, FileGrid, Header, HeaderMismatch, read_header
+from pipelines.coregister.engines.rasterio import RasterioEngine
+from pipelines.coregister.engines.stackstac import StackstacEngine
+
+ENGINES: dict[str, type[StackstacEngine] | type[RasterioEngine]] = {
+    "stackstac": StackstacEngine,
+    "rasterio": RasterioEngine,
+}
+
+__all__ = ["ENGINES", "Crop", "Engine", "FileGrid", "Header", "HeaderMismatch", "engine", "read_header"]
+
+
+def engine(name: str) -> Engine:
+    """An engine by name.
+
+    Raises:
+        ValueError: no such engine.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"there is no reading engine {name!r}; choose among {', '.join(ENGINES)}")
+    return ENGINES[name]()

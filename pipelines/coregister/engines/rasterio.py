@@ -1,0 +1,31 @@
+"""The plain engine: one rasterio window a crop, in a pool of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import rasterio
+from numpy.typing import NDArray
+
+from pipelines.coregister.engines.base import GDAL_ENV, Crop, check_header
+
+
+class RasterioEngine:
+    """Reads windows with rasterio."""
+
+    def read(self, crops: Sequence[Crop], threads: int) -> list[NDArray | Exception]:
+        """See :class:`pipelines.coregister.engines.base.Engine`."""
+        if len(crops) <= 1 or threads <= 1:
+            return [_read(crop) for crop in crops]
+        with ThreadPoolExecutor(min(threads, len(crops))) as pool:
+            return list(pool.map(_read, crops))
+
+
+def _read(crop: Crop) -> NDArray | Exception:
+    try:
+        with rasterio.Env(**GDAL_ENV), rasterio.open(crop.href, sharing=False) as dataset:
+            check_header(dataset, crop)
+            return dataset.read(1, window=crop.window)
+    except Exception as error:  # handed to the caller, who classifies it
+        return error

@@ -1,0 +1,215 @@
+"""From scenes to frames: which scenes are pieces of one acquisition, which piece each pixel comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from shapely.geometry import Polygon
+
+from pipelines.coregister.engines import Engine
+from pipelines.coregister.fetch import FailureKind, Request, Sign, fetch
+from pipelines.coregister.masks import is_nodata, present, weight
+from pipelines.coregister.warp import warp
+from pipelines.grid import Window
+from pipelines.scenes import Asset, Scene
+from pipelines.sources.base import Kind, Source
+
+# Crops of a batch of frames are held at once beside the result: this bounds them.
+BATCH_BYTES = 96 * 2**20
+
+
+@dataclass(frozen=True)
+class ReadFailure:
+    """A scene that could not be read, and why."""
+
+    source: str
+    scene_id: str
+    href: str
+    kind: FailureKind
+    reason: str
+
+
+@dataclass
+class Frame:
+    """One acquisition over one window.
+
+    Attributes:
+        pieces: its scenes that touch the window, in order of preference: same zone first, then the largest
+            footprint, then the id. The order is the same for every window, so the winner of a pixel is too.
+        time_ms, valid_ms: of the most preferred scene of the acquisition, whether or not it touches this window.
+        values: ``(C, H, W)``; None until a piece has been read.
+        weight: ``(H, W)``.
+    """
+
+    pieces: list[Scene]
+    time_ms: int
+    valid_ms: tuple[int, int]
+    geometry: tuple[float, ...]
+    values: NDArray | None = None
+    weight: NDArray[np.uint8] | None = None
+    scale: NDArray[np.float64] | None = None
+    offset: NDArray[np.float64] | None = None
+    used: list[str] = field(default_factory=list)
+
+    def missing(self, source: Source) -> bool:
+        """Whether any pixel still lacks a measurement."""
+        return self.values is None or not present(self.values, source.nodata, source).all()
+
+
+def group(scenes: Sequence[Scene], window: Window, source: Source) -> list[Frame]:
+    """Frames of the scenes that touch a window, by time."""
+    outline = window.footprint()
+    by_key: dict[str, list[Scene]] = {}
+    for scene in scenes:
+        if scene.source != source.name:
+            raise ValueError(f"scene {scene.scene_id} is of source {scene.source}, not {source.name}")
+        if source.keep(scene):
+            by_key.setdefault(source.acquisition_key(scene), []).append(scene)
+    frames = []
+    for members in by_key.values():
+        ordered = sorted(members, key=lambda scene: _preference(scene, window.epsg))
+        pieces = [scene for scene in ordered if scene.footprint is None or _touches(scene, outline)]
+        if pieces:
+            first = ordered[0]
+            frames.append(Frame(pieces, first.time_ms, first.valid_ms, source.geometry(first)))
+    return sorted(frames, key=lambda frame: (frame.time_ms, frame.pieces[0].scene_id))
+
+
+def _preference(scene: Scene, epsg: int) -> tuple[bool, float, str]:
+    zones = {asset.epsg for asset in scene.assets.values()}
+    area = 0.0 if scene.footprint is None else round(scene.footprint.area, 6)
+    return epsg not in zones, -area, scene.scene_id
+
+
+def _touches(scene: Scene, outline: Polygon) -> bool:
+    return bool(scene.footprint.intersects(outline))
+
+
+def batches(frames: Sequence[Frame], window: Window, source: Source) -> Iterator[list[Frame]]:
+    """Frames in runs whose crops fit into the memory bound (no file pixel smaller than the target's is counted)."""
+    layers = len(source.bands) + len(source.mask_roles)
+    size = max(1, layers * window.width_px * window.height_px * np.dtype(source.dtype).itemsize)
+    step = max(1, BATCH_BYTES // size)
+    for start in range(0, len(frames), step):
+        yield list(frames[start : start + step])
+
+
+def fill(
+    frames: Sequence[Frame],
+    window: Window,
+    source: Source,
+    engine: Engine,
+    sign: Sign | None,
+    threads: int,
+) -> list[ReadFailure]:
+    """Reads frames in place, piece after piece, until every pixel is measured or no piece is left."""
+    failures: list[ReadFailure] = []
+    open_frames = list(frames)
+    for rank in range(max((len(frame.pieces) for frame in frames), default=0)):
+        open_frames = [frame for frame in open_frames if rank < len(frame.pieces) and frame.missing(source)]
+        jobs = [(frame, frame.pieces[rank], _requests(frame.pieces[rank], window, source)) for frame in open_frames]
+        fetch([request for _, _, wanted in jobs for request in wanted.values()], engine, sign=sign, threads=threads)
+
+        def assemble(job: tuple[Frame, Scene, dict[str, Request]]) -> list[ReadFailure]:
+            frame, scene, wanted = job
+            broken = [
+                ReadFailure(
+                    source.name, scene.scene_id, request.asset.href, request.failure.kind, request.failure.reason
+                )
+                for request in wanted.values()
+                if request.failure is not None
+            ]
+            if not broken:
+                try:
+                    _merge(frame, scene, wanted, window, source)
+                except ValueError as error:  # numbers that the source cannot hold: this piece is of no use
+                    href = next(iter(wanted.values())).asset.href
+                    broken.append(ReadFailure(source.name, scene.scene_id, href, FailureKind.UNUSABLE, str(error)))
+            return broken
+
+        with ThreadPoolExecutor(min(threads, 4)) as pool:
+            for broken in pool.map(assemble, jobs):
+                failures += broken
+    return failures
+
+
+def _requests(scene: Scene, window: Window, source: Source) -> dict[str, Request]:
+    """Requests by band name and mask role, for the assets that a scene has."""
+    wanted: dict[str, Request] = {}
+    for band in source.band_names:
+        if band in scene.assets:
+            wanted[band] = Request(scene.assets[band], window, source.dtype, source.nodata)
+    for role in source.mask_roles if wanted else ():
+        if role in scene.assets:
+            wanted[role] = Request(scene.assets[role], window, "uint16" if role == "qa_pixel" else "uint8", 0)
+    return wanted
+
+
+def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Window, source: Source) -> None:
+    """Puts a piece's pixels where the frame has none yet."""
+    shape = (len(source.bands), *window.shape)
+    values = np.full(shape, np.dtype(source.dtype).type(source.nodata), source.dtype)
+    scale, offset = np.ones(len(source.bands)), np.zeros(len(source.bands))
+    for index, band in enumerate(source.band_names):
+        request = wanted.get(band)
+        if request is None:
+            continue
+        scale[index], offset[index] = request.asset.scale, request.asset.offset
+        if request.pixels is not None:
+            layer = warp(
+                request.pixels,
+                request.origin,
+                request.grid,
+                window,
+                request.file_nodata,
+                nearest=source.kind is Kind.CLASSES,
+            )
+            values[index] = to_dtype(layer, request.file_nodata, source, request.asset)
+            request.pixels = None
+    if not present(values, source.nodata, source).any():
+        return
+    masks = {
+        role: warp(request.pixels, request.origin, request.grid, window, 0, nearest=True)
+        for role, request in ((role, wanted.get(role)) for role in source.mask_roles)
+        if request is not None and request.pixels is not None
+    }
+    trust = weight(source, values, source.nodata, scale, offset, masks)
+    if frame.values is None or frame.weight is None or frame.scale is None or frame.offset is None:
+        frame.values, frame.weight, frame.scale, frame.offset = values, trust, scale, offset
+        frame.used.append(scene.scene_id)
+    elif np.array_equal(frame.scale, scale) and np.array_equal(frame.offset, offset):
+        here = ~present(frame.values, source.nodata, source) & present(values, source.nodata, source)
+        if here.any():
+            frame.values[:, here] = values[:, here]
+            frame.weight[here] = trust[here]
+            frame.used.append(scene.scene_id)
+
+
+def to_dtype(layer: NDArray, file_nodata: float, source: Source, asset: Asset) -> NDArray:
+    """A band in the source's dtype and nodata.
+
+    Raises:
+        ValueError: stored numbers that the source's dtype cannot hold.
+    """
+    target = np.dtype(source.dtype)
+
+    same_nodata = file_nodata == source.nodata or (np.isnan(file_nodata) and np.isnan(source.nodata))
+    if layer.dtype == target and same_nodata:
+        return layer
+    missing = is_nodata(layer, file_nodata)
+    measured = layer[~missing]
+    if target.kind in "iu" and measured.size and not np.can_cast(layer.dtype, target):
+        limits = np.iinfo(target)
+        whole = layer.dtype.kind in "iu" or np.array_equal(measured, np.round(measured))
+        if not whole or measured.min() < limits.min or measured.max() > limits.max:
+            raise ValueError(
+                f"{asset.href} holds {layer.dtype} numbers from {measured.min()} to {measured.max()}, which source "
+                f"{source.name} ({target}) cannot hold; give the source another dtype"
+            )
+    out = np.where(missing, layer.dtype.type(0), layer).astype(target)
+    out[missing] = target.type(source.nodata)
+    return out

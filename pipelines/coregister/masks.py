@@ -1,0 +1,79 @@
+"""Which pixels of a frame were measured, and which count in the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.sources.base import Band, Source, Transform
+
+
+def is_nodata(values: NDArray, nodata: float) -> NDArray[np.bool_]:
+    """True where a stored number means "not measured"; NaN always does."""
+    if values.dtype.kind == "f":
+        missing = np.isnan(values)
+        return missing if np.isnan(nodata) else missing | (values == nodata)
+    if np.isnan(nodata):
+        return np.zeros(values.shape, bool)
+    return values == nodata
+
+
+def measuring(source: Source) -> list[int]:
+    """Indices of the bands that measure the ground; an angle of view beside them does not."""
+    found = [index for index, band in enumerate(source.bands) if band.transform is not Transform.RADIANS]
+    return found or list(range(len(source.bands)))
+
+
+def present(values: NDArray, nodata: float, source: Source | None = None) -> NDArray[np.bool_]:
+    """``(..., C, H, W)`` -> ``(..., H, W)``: True where any measuring band holds a number."""
+    bands = measuring(source) if source is not None else range(values.shape[-3])
+    out = np.zeros((*values.shape[:-3], *values.shape[-2:]), bool)
+    for index in bands:
+        out |= ~is_nodata(values[..., index, :, :], nodata)
+    return out
+
+
+def stored_range(band: Band, scale: float, offset: float) -> tuple[float, float]:
+    """A band's valid range, stated in model space, as a range of stored numbers; every transform is monotonic."""
+    inverse = {
+        Transform.IDENTITY: lambda x: x,
+        Transform.LOG: lambda x: np.expm1(10 * x),
+        Transform.DECIBEL: lambda x: 10 ** (x / 10),
+        Transform.RADIANS: np.rad2deg,
+    }[band.transform]
+    ends = [(float(inverse(end)) / band.factor - offset) / scale if np.isfinite(end) else end for end in band.valid]
+    return min(ends), max(ends)
+
+
+def weight(
+    source: Source,
+    values: NDArray,
+    nodata: float,
+    scale: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    masks: Mapping[str, NDArray],
+) -> NDArray[np.uint8]:
+    """255 where a frame's pixel was measured within a measuring band's valid range and the quality mask trusts it.
+
+    Args:
+        source: says what its bands and masks mean.
+        values: ``(C, H, W)`` stored numbers.
+        nodata: stored number that means "not measured".
+        scale: ``(C,)``.
+        offset: ``(C,)``.
+        masks: ``(H, W)`` by role, possibly none.
+    """
+    good = np.zeros(values.shape[1:], bool)
+    for index in measuring(source):
+        usable = ~is_nodata(values[index], nodata)
+        band = source.bands[index]
+        if np.isfinite(band.valid).any():
+            low, high = stored_range(band, float(scale[index]), float(offset[index]))
+            usable &= (values[index] >= low) & (values[index] <= high)
+        good |= usable
+    trusted = source.trusted(masks)
+    if trusted is not None:
+        good &= trusted
+    return np.where(good, np.uint8(255), np.uint8(0))
