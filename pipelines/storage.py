@@ -205,7 +205,7 @@ class Storage:
 
     def write_bytes_atomic(self, path: str, data: bytes) -> None:
         """Replace an object as a whole; readers see the old or the new bytes, never a mixture."""
-        with self._clear_errors(path):
+        with self.clear_errors(path):
             if self.is_local:
                 with self._temporary(path, data) as name:
                     os.replace(name, self._key(path))
@@ -220,7 +220,7 @@ class Storage:
             True when this call made it, False when it already existed. Of any number of simultaneous callers exactly
             one gets True.
         """
-        with self._clear_errors(path):
+        with self.clear_errors(path):
             if self.is_local:
                 with self._temporary(path, data) as name:
                     try:
@@ -247,7 +247,7 @@ class Storage:
         Use it for what should not be held in memory. The file can only be appended to; its ``written`` is set after the
         block.
         """
-        with self._clear_errors(path):
+        with self.clear_errors(path):
             if self.is_local:
                 target = self._key(path)
                 name = _temporary_name(target)
@@ -277,7 +277,7 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Remove one object; removing what is not there is no error."""
-        with self._clear_errors(path), suppress(FileNotFoundError):
+        with self.clear_errors(path), suppress(FileNotFoundError):
             self.fs.rm_file(self._key(path))
 
     def clean_temporaries(self, prefix: str = "", older_than_s: float = STALE_TEMPORARY_S) -> int:
@@ -329,7 +329,7 @@ class Storage:
                 os.unlink(name)
 
     @contextmanager
-    def _clear_errors(self, path: str) -> Iterator[None]:
+    def clear_errors(self, path: str) -> Iterator[None]:
         """Turn what a user can mend into one line that says how."""
         try:
             yield
