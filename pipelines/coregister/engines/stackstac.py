@@ -8,7 +8,6 @@ pixels whenever the window is not the whole file, and gives up the whole stack a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -93,7 +92,6 @@ class StackstacEngine:
 
 
 _ASSET = "data"
-_lock = threading.Lock()
 
 
 def _key(position: int) -> str:
@@ -107,25 +105,24 @@ def _stack(ledger: _Ledger) -> Any:
     first = crops[0]
     dtype = np.dtype(first.dtype)
     items = [_item(key, crop) for key, crop in ledger.crops.items()]
-    with _lock:  # stackstac's cached pyproj transformers are not made for threads
-        stack = stackstac.stack(
-            items,
-            assets=[_ASSET],
-            epsg=first.grid.epsg,
-            resolution=(first.grid.step_x, -first.grid.step_y),
-            bounds=first.bounds,
-            snap_bounds=False,
-            rescale=False,
-            dtype=dtype,
-            fill_value=dtype.type(first.nodata),
-            chunksize=(1, 1, first.height, first.width),
-            sortby_date=False,
-            xy_coords=False,
-            properties=False,
-            band_coords=False,
-            errors_as_nodata=(),
-            reader=ledger,
-        )
+    stack = stackstac.stack(
+        items,
+        assets=[_ASSET],
+        epsg=first.grid.epsg,
+        resolution=(first.grid.step_x, -first.grid.step_y),
+        bounds=first.bounds,
+        snap_bounds=False,
+        rescale=False,
+        dtype=dtype,
+        fill_value=dtype.type(first.nodata),
+        chunksize=(1, 1, first.height, first.width),
+        sortby_date=False,
+        xy_coords=False,
+        properties=False,
+        band_coords=False,
+        errors_as_nodata=(),
+        reader=ledger,
+    )
     if stack.shape != (len(crops), 1, first.height, first.width):
         raise ValueError(
             f"stackstac laid out {stack.shape} for {len(crops)} crops of {first.height} x {first.width} px"

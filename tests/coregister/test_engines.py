@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rasterio
+
+from pipelines.coregister.engines import ENGINES, Crop, FileGrid, HeaderMismatch, engine
+from tests.coregister.files import EPSG, LEFT, TOP, noise, write_raster
+
+
+def crops_of(tmp_path, kinds=("uint16", "uint8", "float32")) -> list[Crop]:
+    crops = []
+    for index, dtype in enumerate(kinds * 3):
+        step = (10, 20, 60)[index % 3]
+        values = noise((90, 80), index, holes=0.1).astype(dtype)
+        path = write_raster(tmp_path / f"{index}.tif", values, LEFT, TOP, step)
+        grid = FileGrid(EPSG, LEFT, TOP, step, -step, 90, 80)
+        crops.append(Crop(str(path), grid, dtype, 0, 3 * (index % 2), 5, 40 + index, 60))
+        crops.append(Crop(str(path), grid, dtype, 0, 0, 0, 80, 90))
+    return crops
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("threads", [1, 4])
+def test_every_engine_gives_the_files_own_pixels(tmp_path, name: str, threads: int):
+    crops = crops_of(tmp_path)
+    for crop, pixels in zip(crops, engine(name).read(crops, threads), strict=True):
+        with rasterio.open(crop.href) as file:
+            expected = file.read(1)[crop.row : crop.row + crop.height, crop.col : crop.col + crop.width]
+        assert pixels.dtype == crop.dtype
+        np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_broken_file_costs_only_itself(tmp_path, name: str):
+    crops = crops_of(tmp_path, ("uint16",))
+    crops[1] = Crop(str(tmp_path / "absent.tif"), *[getattr(crops[0], f) for f in list(Crop.__annotations__)[1:]])
+    results = engine(name).read(crops, 2)
+    assert isinstance(results[1], Exception)
+    assert all(isinstance(result, np.ndarray) for index, result in enumerate(results) if index != 1)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_file_that_is_not_as_described_is_refused_with_its_own_header(tmp_path, name: str):
+    path = write_raster(tmp_path / "a.tif", noise((50, 50), 0), LEFT, TOP, 10)
+    shifted = FileGrid(EPSG, LEFT + 10, TOP, 10, -10, 50, 50)
+    (result,) = engine(name).read([Crop(str(path), shifted, "uint16", 0, 0, 0, 50, 50)], 1)
+    assert isinstance(result, HeaderMismatch)
+    assert result.header.grid == FileGrid(EPSG, LEFT, TOP, 10, -10, 50, 50)
+
+
+def test_unknown_engine_is_named():
+    with pytest.raises(ValueError, match=r"'gdalwarp'.*stackstac"):
+        engine("gdalwarp")

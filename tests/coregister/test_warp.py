@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyproj import Transformer
+
+from pipelines.coregister.engines import FileGrid
+from pipelines.coregister.warp import extent, warp
+from pipelines.grid import Window
+from tests.coregister.files import EPSG, LEFT, TOP, noise, window
+
+BIG = Window(EPSG, LEFT + 1230, TOP - 770, 300, 280)
+
+
+def grid_over(box: Window, epsg: int, step: float, phase: float = 0.0, margin: int = 4) -> FileGrid:
+    """A file grid of some CRS that covers a window with a margin."""
+    west, south, east, north = box.bounds_m
+    x, y = Transformer.from_crs(box.epsg, epsg, always_xy=True).transform(
+        np.array([west, east, west, east, (west + east) / 2]), np.array([south, south, north, north, north])
+    )
+    left = np.floor((x.min() - phase) / step - margin) * step + phase
+    top = np.ceil((y.max() - phase) / step + margin) * step + phase
+    width = int(np.ceil((x.max() - left) / step)) + margin
+    height = int(np.ceil((top - y.min()) / step)) + margin
+    return FileGrid(epsg, float(left), float(top), step, -step, height, width)
+
+
+def through(values: np.ndarray, grid: FileGrid, box: Window, nodata: float = 0, nearest: bool = False) -> np.ndarray:
+    """What a reader does: the crop that the window needs, then the warp of that crop."""
+    found = extent(grid, box)
+    assert found is not None
+    col, row, width, height = found
+    return warp(values[row : row + height, col : col + width], (col, row), grid, box, nodata, nearest=nearest)
+
+
+def test_aligned_grid_is_a_crop_without_any_change():
+    grid = FileGrid(EPSG, LEFT, TOP, 10, -10, 200, 200)
+    values = noise((200, 200), 1, holes=0.2)
+    np.testing.assert_array_equal(through(values, grid, window(7, 11, 30, 20)), values[11:31, 7:37])
+
+
+def test_outside_of_the_file_is_nodata():
+    grid = FileGrid(EPSG, LEFT, TOP, 10, -10, 20, 20)
+    values = noise((20, 20), 1)
+    out = through(values, grid, window(-5, -3, 30, 30))
+    np.testing.assert_array_equal(out[3:23, 5:25], values)
+    assert out.sum() == values.sum()
+    assert extent(grid, window(40, 40)) is None
+
+
+@pytest.mark.parametrize(
+    ("step", "phase"), [(10, 0), (15, 7.5), (15, 0), (20, 0), (30, 15), (30, 0), (60, 0), (10, 5), (5, 0), (2, 1)]
+)
+@pytest.mark.parametrize("epsg", [EPSG, EPSG + 1])
+def test_a_point_target_lands_where_it_stands(step: float, phase: float, epsg: int):
+    """Centroid error under 0.1 px (of 10 m) for every ground sample distance, in the same zone and the next."""
+    grid = grid_over(BIG, epsg, step, phase, margin=8)
+    values = np.zeros((grid.height, grid.width), np.float32)
+    row, col = grid.height // 2, grid.width // 2 + 1
+    size = max(1, round(10 / step))  # a target of at least one target pixel
+    values[row : row + size, col : col + size] = 1000
+    out = through(values, grid, BIG, nodata=-1)
+    centre = (grid.left + (col + size / 2) * step, grid.top - (row + size / 2) * step)
+    x, y = Transformer.from_crs(epsg, EPSG, always_xy=True).transform(*centre)
+    rows, cols = np.indices(out.shape)
+    found_x = BIG.left_m + (float((out * cols).sum() / out.sum()) + 0.5) * 10
+    found_y = BIG.top_m - (float((out * rows).sum() / out.sum()) + 0.5) * 10
+    assert abs(found_x - x) < 1.0 and abs(found_y - y) < 1.0
+
+
+CASES = {
+    "same zone 30 m, half a pixel off": grid_over(BIG, EPSG, 30, 15),
+    "same zone 20 m": grid_over(BIG, EPSG, 20),
+    "same zone 4 m, averaged": grid_over(BIG, EPSG, 4),
+    "next zone 20 m": grid_over(BIG, EPSG + 1, 20),
+    "next zone 6 m, averaged": grid_over(BIG, EPSG + 1, 6),
+    "degrees": grid_over(BIG, 4326, 1 / 3600),
+}
+PIXELS = {name: noise((grid.height, grid.width), 3, holes=0.15) for name, grid in CASES.items()}
+WHOLE = {
+    (name, nearest): through(PIXELS[name], CASES[name], BIG, nearest=nearest)
+    for name in CASES
+    for nearest in (False, True)
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("nearest", [False, True])
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_pixels_do_not_depend_on_how_the_work_was_cut(name: str, nearest: bool, data: st.DataObject):
+    """Zero differing pixels for any window inside another, at offsets that are no multiple of the node spacing."""
+    col, row = data.draw(st.integers(0, 299)), data.draw(st.integers(0, 279))
+    width, height = data.draw(st.integers(1, 300 - col)), data.draw(st.integers(1, 280 - row))
+    part = Window(EPSG, BIG.left_m + col * 10, BIG.top_m - row * 10, width, height)
+    out = through(PIXELS[name], CASES[name], part, nearest=nearest)
+    np.testing.assert_array_equal(out, WHOLE[name, nearest][row : row + height, col : col + width])
+
+
+@pytest.mark.parametrize("name", ["next zone 20 m", "degrees", "same zone 30 m, half a pixel off"])
+def test_within_half_a_number_of_the_exact_projection(name: str):
+    """Against bilinear interpolation in numpy at coordinates that pyproj projects pixel by pixel."""
+    grid = CASES[name]
+    smooth = np.add.outer(np.arange(grid.height) * 7.0, np.arange(grid.width) * 11.0) + 100
+    values = smooth.astype(np.uint16)
+    x, y = np.meshgrid(*BIG.centres())
+    sx, sy = Transformer.from_crs(EPSG, grid.epsg, always_xy=True).transform(x, y)
+    u, v = (sx - grid.left) / grid.step_x - 0.5, (sy - grid.top) / grid.step_y - 0.5
+    j, i = np.floor(u).astype(int), np.floor(v).astype(int)
+    fx, fy = u - j, v - i
+    at = values.astype(float)
+    exact = (at[i, j] * (1 - fx) + at[i, j + 1] * fx) * (1 - fy) + (
+        at[i + 1, j] * (1 - fx) + at[i + 1, j + 1] * fx
+    ) * fy
+    assert np.abs(through(values, grid, BIG) - exact).max() <= 0.5 + 1e-2
+
+
+def test_nodata_is_never_averaged_into_signal():
+    grid = CASES["next zone 20 m"]
+    values = np.where(PIXELS["next zone 20 m"] == 0, 0, 5000).astype(np.uint16)
+    assert set(np.unique(through(values, grid, BIG))) == {0, 5000}
+
+
+def test_twenty_metre_pixels_cover_exactly_their_own_ground():
+    """A single 20 m pixel surrounded by nodata becomes the four 10 m pixels under it."""
+    grid = FileGrid(EPSG, LEFT, TOP, 20, -20, 10, 10)
+    values = np.zeros((10, 10), np.uint16)
+    values[4, 6] = 77
+    out = through(values, grid, window(0, 0, 20, 20))
+    assert out.sum() == 4 * 77 and (out[8:10, 12:14] == 77).all()
+
+
+def test_fine_grids_are_averaged_by_area():
+    grid = FileGrid(EPSG, LEFT, TOP, 5, -5, 40, 40)
+    values = noise((40, 40), 5)
+    mean = values.reshape(20, 2, 20, 2).mean((1, 3))
+    np.testing.assert_array_equal(through(values, grid, window(0, 0, 20, 20)), np.floor(mean + 0.5))
+
+
+def test_classes_are_never_mixed():
+    grid = CASES["degrees"]
+    values = np.where(PIXELS["degrees"] > 5000, 10, 200).astype(np.uint8)
+    assert set(np.unique(through(values, grid, BIG, nearest=True))) <= {10, 200}
