@@ -1,0 +1,62 @@
+"""Attention over one axis with absent keys, in two forms that give the same numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Form = Literal["auto", "matmul", "fused"]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None, form: Form = "auto") -> Tensor:
+    """Softmax attention.
+
+    ``auto`` takes the plain form on a CPU, where the backward pass of the fused kernel was the largest single cost for many
+    short sequences, and the fused kernel elsewhere.
+
+    Args:
+        q, k, v: ``(..., heads, tokens, depth)``.
+        keys: boolean, broadcastable to ``(..., heads, queries, keys)``; False keys are attended to by nobody. Where no
+            key at all is True the result is finite and meaningless.
+        form: "auto", "matmul" or "fused".
+
+    Returns:
+        ``(..., heads, tokens, depth)``.
+    """
+    if keys is not None:
+        keys = keys | ~keys.any(dim=-1, keepdim=True)
+    if form == "fused" or (form == "auto" and q.device.type != "cpu"):
+        lead = q.shape[:-3]
+        mask = None
+        if keys is not None:
+            mask = keys.expand(*lead, *keys.shape[-3:]).flatten(0, -4) if len(lead) else keys
+        fused = F.scaled_dot_product_attention(q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), attn_mask=mask)
+        return fused.unflatten(0, lead)
+    logits = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
+    if keys is not None:
+        logits = logits.masked_fill(~keys, float("-inf"))
+    return torch.softmax(logits, dim=-1).to(v.dtype) @ v
+
+
+def rotate_2d(x: Tensor, rows: int, cols: int) -> Tensor:
+    """Rotary position in two axes: the product of two rotated tokens depends on their offset only.
+
+    Works on a grid of any size and tells nothing of the distance to the tile's edge.
+
+    Args:
+        x: ``(..., rows * cols, depth)``, depth a multiple of 4: one half turns with the row, one with the column.
+        rows, cols: of the grid, row-major.
+    """
+    quarter = x.shape[-1] // 4
+    # Wavelengths from 6 to about 100 cells: grids have 1 to 32 cells a side.
+    rate = 16.0 ** (-torch.arange(quarter, device=x.device, dtype=torch.float32) / max(quarter, 1))
+    row = torch.arange(rows, device=x.device, dtype=torch.float32).repeat_interleave(cols)
+    col = torch.arange(cols, device=x.device, dtype=torch.float32).repeat(rows)
+    angle = torch.cat([row[:, None] * rate, col[:, None] * rate], dim=-1)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

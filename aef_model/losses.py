@@ -1,0 +1,177 @@
+"""The four terms of eq. 3 as functions of tensors.
+
+Everything runs without waiting for the device: random offsets are tensors, shapes never depend on data. A term with nothing
+to compare is 0 with a zero gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def _weighted_l1(prediction: Tensor, values: Tensor, weight: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Sums of weighted errors and of weights; a value whose weight is 0 may be NaN."""
+    error = torch.where(weight > 0, (prediction - values).abs(), 0.0)
+    return (error * weight).sum(dim=dims), weight.sum(dim=dims)
+
+
+def mean_error(prediction: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean absolute error over everything: sum of weighted errors over the sum of weights."""
+    total, amount = _weighted_l1(prediction, values, weight, tuple(range(values.ndim)))
+    return total / amount.clamp_min(1e-6)
+
+
+def shift_invariant_error(prediction: Tensor, values: Tensor, weight: Tensor, shift_px: int) -> Tensor:
+    """Mean absolute error after moving each sequence's target by the planar shift that fits best.
+
+    The inner ``H - 2 shift`` by ``W - 2 shift`` pixels of the prediction are compared with the target moved by up to ``shift_px`` on
+    each axis: every shift sees the same prediction. A shift must keep half of the weight of the best-covered one,
+    else a few lucky pixels would win. The shift is chosen without gradient.
+
+    Args:
+        prediction, values, weight: ``(B, C, H, W)``.
+        shift_px: largest shift on each axis.
+    """
+    rows, cols = values.shape[-2:]
+    assert rows > 2 * shift_px and cols > 2 * shift_px, "patch too small for the shift"
+    height, width = rows - 2 * shift_px, cols - 2 * shift_px
+    inner = prediction[..., shift_px : shift_px + height, shift_px : shift_px + width]
+    offsets = range(2 * shift_px + 1)
+    with torch.no_grad():
+        sums = [
+            _weighted_l1(
+                inner, values[..., i : i + height, j : j + width], weight[..., i : i + height, j : j + width], (1, 2, 3)
+            )
+            for i in offsets
+            for j in offsets
+        ]
+        error = torch.stack([total for total, _ in sums])  # (shifts, B)
+        amount = torch.stack([amount for _, amount in sums])
+        score = error / amount.clamp_min(1e-6)
+        score = score.masked_fill(amount < 0.5 * amount.max(dim=0).values, float("inf"))
+        best = score.argmin(dim=0)  # (B,)
+        row = (best // len(offsets))[:, None] + torch.arange(height, device=best.device)
+        col = (best % len(offsets))[:, None] + torch.arange(width, device=best.device)
+        sequence = torch.arange(best.shape[0], device=best.device)[:, None, None]
+        moved = values.movedim(1, -1)[sequence, row[:, :, None], col[:, None, :]].movedim(-1, 1)
+        moved_weight = weight.movedim(1, -1)[sequence, row[:, :, None], col[:, None, :]].movedim(-1, 1)
+    return mean_error(inner, moved, moved_weight)
+
+
+def random_phase(cell_px: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """Where the nominal grid starts, ``(2,)`` int64 in ``[0, cell_px)``: v2.1 draws it anew every time."""
+    return torch.randint(cell_px, (2,), device=device, generator=generator)
+
+
+def cell_means(x: Tensor, weight: Tensor, cell_px: int, phase: Tensor) -> tuple[Tensor, Tensor]:
+    """Area-weighted means over the cells of a coarser grid.
+
+    Args:
+        x: ``(..., H, W)``; anything where the weight is 0.
+        weight: broadcastable to ``x``.
+        cell_px: side of a cell.
+        phase: ``(2,)`` rows and columns by which the first cell sticks out of the patch.
+
+    Returns:
+        Means and the share of each cell's area (times weight) that was known, ``(..., ceil((H + cell - 1) / cell), ...)``.
+    """
+    weight = weight.expand(x.shape)
+    total, known = torch.where(weight > 0, x * weight, 0.0), weight
+    for axis, start in ((-2, phase[0]), (-1, phase[1])):
+        size = x.shape[axis]
+        cells = (size + cell_px - 1 + cell_px - 1) // cell_px
+        index = torch.arange(cells * cell_px, device=x.device) - start
+        inside = (index >= 0) & (index < size)
+        index = index.clamp(0, size - 1)
+        total, known = (
+            (y.index_select(axis, index).movedim(axis, -1) * inside)
+            .unflatten(-1, (cells, cell_px))
+            .sum(-1)
+            .movedim(-1, axis)
+            for y in (total, known)
+        )
+    return total / known.clamp_min(1e-6), known / cell_px**2
+
+
+def regridded_error(prediction: Tensor, values: Tensor, weight: Tensor, cell_px: int, phase: Tensor) -> Tensor:
+    """Mean absolute error of cell means, each cell with its known area; ``(B, C, H, W)``."""
+    predicted, known = cell_means(prediction, weight, cell_px, phase)
+    target, _ = cell_means(torch.where(weight > 0, values, 0.0), weight, cell_px, phase)
+    return mean_error(predicted, target, known)
+
+
+def class_error(logits: Tensor, classes: Tensor, weight: Tensor, cell_px: int, phase: Tensor | None) -> Tensor:
+    """Cross-entropy, of the shares of classes in each cell if there are cells.
+
+    Args:
+        logits: ``(B, K, H, W)``.
+        classes: ``(B, H, W)`` int64, -1 unknown.
+        weight: ``(B, H, W)``.
+        cell_px: side of a cell, 0 or 1 for none.
+        phase: as :func:`cell_means`; needed with cells.
+    """
+    known = weight * (classes >= 0)
+    if cell_px <= 1 or phase is None:
+        each = F.cross_entropy(logits, classes.clamp_min(0), reduction="none")
+        return (each * known).sum() / known.sum().clamp_min(1e-6)
+    shares = F.one_hot(classes.clamp_min(0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    target, area = cell_means(shares, known[:, None], cell_px, phase)
+    predicted, _ = cell_means(logits.softmax(dim=1), known[:, None], cell_px, phase)
+    each = -(target * predicted.clamp_min(1e-6).log()).sum(dim=1)
+    return (each * area[:, 0]).sum() / area[:, 0].sum().clamp_min(1e-6)
+
+
+def uniformity(code: Tensor, site: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Mean ``|u . u'|`` of the same pixel at two different places.
+
+    The batch axis, never the pixels, is rolled by a random amount; pairs of one site do not count. Uniform vectors in 64 dimensions
+    give 0.100. With ``torch.distributed`` the batch is the global one: the codes of all processes are gathered with
+    their gradient, so every process must call this with the same shapes.
+
+    Args:
+        code: ``(B, ..., D)`` unit vectors.
+        site: ``(B,)`` int64.
+        generator: for the roll.
+    """
+    everyone, sites, first = code, site, 0
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        from torch.distributed.nn.functional import all_gather
+
+        everyone = torch.cat(list(all_gather(code.contiguous())))
+        gathered = [torch.empty_like(site) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(gathered, site.contiguous())
+        sites, first = torch.cat(gathered), torch.distributed.get_rank() * site.shape[0]
+    total = sites.shape[0]
+    if total < 2:
+        return code.sum() * 0.0
+    roll = torch.randint(1, total, (1,), device=code.device, generator=generator)
+    partner = (torch.arange(site.shape[0], device=code.device) + first + roll) % total
+    apart = (sites[partner] != site).to(code.dtype)
+    each = (code * everyone[partner]).sum(dim=-1).abs().flatten(1).mean(dim=1)
+    return (each * apart).sum() / apart.sum().clamp_min(1.0)
+
+
+def consistency(teacher: Tensor, student: Tensor) -> Tensor:
+    """Mean ``(1 - mu . mu_s) / 2``; gradients flow to both."""
+    return ((1 - (teacher * student).sum(dim=-1)) / 2).mean()
+
+
+def contrast(place: Tensor, text: Tensor, present: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's symmetric cross-entropy between codes and texts of the (local) batch.
+
+    Args:
+        place, text: ``(B, D)`` unit vectors.
+        present: ``(B,)`` bool, rows that have a text; fewer than two of them give 0.
+        scale: factor on cosines.
+    """
+    logits = (scale * place @ text.T).masked_fill(~present[None, :] | ~present[:, None], -1e4)
+    label = torch.arange(len(present), device=place.device)
+    each = F.cross_entropy(logits, label, reduction="none") + F.cross_entropy(logits.T, label, reduction="none")
+    count = present.sum()
+    return torch.where(present & (count > 1), each, 0.0).sum() / (2 * count.clamp_min(1))
