@@ -165,7 +165,8 @@ def fetch(
             found = extent(header.grid, request.window)
             if found is not None:
                 col, row, width, height = found
-                crop = Crop(href, header.grid, header.dtype, request.file_nodata, col, row, width, height)
+                retried = request.attempts > 0
+                crop = Crop(href, header.grid, header.dtype, request.file_nodata, col, row, width, height, retried)
                 ready.append((request, crop))
         results = engine.read([crop for _, crop in ready], threads)
         for (request, crop), result in zip(ready, results, strict=True):
@@ -194,7 +195,7 @@ def _missing_headers(requests: Sequence[Request], hrefs: Sequence[str], threads:
         if known is not None:
             return known
         try:
-            return read_header(hrefs[index])
+            return read_header(hrefs[index], again=requests[index].attempts > 0)
         except Exception as error:  # settled by the caller like any failed read
             return error
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import isclose
 from typing import Protocol
 
+import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
@@ -25,11 +26,15 @@ GDAL_ENV = {
     "GDAL_HTTP_RETRY_DELAY": 0.2,
     "GDAL_HTTP_CONNECTTIMEOUT": 10,
     "GDAL_HTTP_TIMEOUT": 60,
-    "GDAL_INGESTED_BYTES_AT_OPEN": 32768,
     "GDAL_CACHEMAX": 128 * 2**20,
     "GDAL_NUM_THREADS": 1,
     "VSI_CACHE": False,
 }
+
+# Bytes that come with the header. A file smaller than this before compression arrives whole in one request; for large
+# files 32 kB holds the header, and more would only be thrown away.
+HEADER_BYTES = 32 * 2**10
+SMALL_FILE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Crop:
         dtype: of the stored numbers.
         nodata: stored number that fills what an engine must invent (nothing, in practice).
         col, row, width, height: in the file's pixels.
+        again: the file was tried before; what GDAL remembers of it must not be trusted.
     """
 
     href: str
@@ -90,6 +96,15 @@ class Crop:
     row: int
     width: int
     height: int
+    again: bool = False
+
+    @property
+    def gdal_env(self) -> dict[str, object]:
+        """GDAL's settings for opening this file."""
+        size = self.grid.width * self.grid.height * np.dtype(self.dtype).itemsize
+        env = {**GDAL_ENV, "GDAL_INGESTED_BYTES_AT_OPEN": max(HEADER_BYTES, size if size <= SMALL_FILE_BYTES else 0)}
+        # GDAL remembers that an address answered 404 or 403, and would answer the same from memory.
+        return {**env, "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/"} if self.again else env
 
     @property
     def window(self) -> FileWindow:
@@ -145,9 +160,12 @@ def header_of(dataset: DatasetReader, href: str) -> Header:
     return Header(FileGrid.of(epsg, tuple(dataset.transform), dataset.shape, href), dataset.dtypes[0], dataset.nodata)
 
 
-def read_header(href: str) -> Header:
-    """Opens a file for its header alone."""
-    with rasterio.Env(**GDAL_ENV), rasterio.open(href, sharing=False) as dataset:
+def read_header(href: str, *, again: bool = False) -> Header:
+    """Opens a file for its header alone; ``again`` as in :class:`Crop`."""
+    env = {**GDAL_ENV, "GDAL_INGESTED_BYTES_AT_OPEN": HEADER_BYTES}
+    if again:
+        env["CPL_VSIL_CURL_NON_CACHED"] = "/vsicurl/"
+    with rasterio.Env(**env), rasterio.open(href, sharing=False) as dataset:
         return header_of(dataset, href)
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import rasterio
 from numpy.typing import NDArray
 
-from pipelines.coregister.engines.base import GDAL_ENV, Crop, check_header
+from pipelines.coregister.engines.base import Crop, check_header
 
 
 class RasterioEngine:
@@ -24,7 +24,7 @@ class RasterioEngine:
 
 def _read(crop: Crop) -> NDArray | Exception:
     try:
-        with rasterio.Env(**GDAL_ENV), rasterio.open(crop.href, sharing=False) as dataset:
+        with rasterio.Env(**crop.gdal_env), rasterio.open(crop.href, sharing=False) as dataset:
             check_header(dataset, crop)
             return dataset.read(1, window=crop.window)
     except Exception as error:  # handed to the caller, who classifies it

@@ -21,7 +21,7 @@ import stackstac
 from numpy.typing import NDArray
 from rasterio.windows import Window as FileWindow
 
-from pipelines.coregister.engines.base import GDAL_ENV, Crop, check_header
+from pipelines.coregister.engines.base import Crop, check_header
 
 
 @dataclass
@@ -54,7 +54,7 @@ class _CropReader:
         crop = self.ledger.crops[self.key]
         inside = FileWindow(crop.col + window.col_off, crop.row + window.row_off, window.width, window.height)
         try:
-            with rasterio.Env(**GDAL_ENV), rasterio.open(crop.href, sharing=False) as dataset:
+            with rasterio.Env(**crop.gdal_env), rasterio.open(crop.href, sharing=False) as dataset:
                 check_header(dataset, crop)
                 return dataset.read(1, window=inside)
         except Exception as error:  # handed to the caller of the engine, who classifies it

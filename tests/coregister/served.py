@@ -1,0 +1,85 @@
+"""A folder over HTTP with byte ranges, whose answers can be spoiled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# (path with query, number of earlier requests of that path) -> a status to answer with, "truncate", or None for sound
+Spoil = Callable[[str, int], int | str | None]
+
+
+class Server:
+    def __init__(self, folder: Path, spoil: Spoil) -> None:
+        self.requests: list[str] = []
+        counts: dict[str, int] = {}
+        lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_HEAD(self) -> None:
+                self.answer(body=False)
+
+            def do_GET(self) -> None:
+                self.answer(body=True)
+
+            def answer(self, body: bool) -> None:
+                with lock:
+                    outer.requests.append(f"{self.command} {self.path}")
+                    seen = counts.get(self.path, 0)
+                    counts[self.path] = seen + 1
+                fault = spoil(self.path, seen)
+                path = folder / urlsplit(self.path).path.lstrip("/")
+                if isinstance(fault, int) or not path.is_file():
+                    self.send_response(fault if isinstance(fault, int) else 404)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                content = path.read_bytes()
+                total = len(content)
+                ranged = self.headers.get("Range")
+                if ranged:
+                    first, last = ranged.removeprefix("bytes=").split("-")
+                    start, end = int(first), min(int(last or total - 1), total - 1)
+                    content = content[start : end + 1]
+                    self.send_response(206)
+                    self.send_header("Content-Range", f"bytes {start}-{end}/{total}")
+                else:
+                    self.send_response(200)
+                self.send_header("Accept-Ranges", "bytes")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if body:
+                    self.wfile.write(content[: len(content) // 2] if fault == "truncate" else content)
+                if fault == "truncate":
+                    self.close_connection = True
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                """Clients hang up when they have seen enough."""
+
+        self.http = Quiet(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+
+@contextmanager
+def serve(folder: Path, spoil: Spoil = lambda path, seen: None) -> Iterator[Server]:
+    server = Server(folder, spoil)
+    thread = threading.Thread(target=server.http.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.http.shutdown()
+        server.http.server_close()
+        thread.join()

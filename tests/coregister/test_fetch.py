@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipelines.coregister.engines import ENGINES, engine
+from pipelines.coregister.fetch import FailureKind, Request, classify, fetch
+from tests.coregister.files import LEFT, TOP, asset_of, noise, window, write_raster
+from tests.coregister.served import serve
+
+
+def request_of(path, url: str, **fields) -> Request:
+    asset = replace(asset_of(path), href=f"{url}/{path.name}")
+    return Request(replace(asset, **fields), window(3, 4, 50, 40), "uint16", 0)
+
+
+@pytest.fixture
+def raster(tmp_path):
+    return write_raster(tmp_path / "a.tif", noise((300, 300), 1), LEFT, TOP, 10)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("fault", [429, 503, 500, 404, 403, "truncate"])
+@pytest.mark.parametrize("when", [0, 1, 2])
+def test_a_passing_fault_leaves_no_trace_in_the_pixels(raster, tmp_path, name: str, fault, when: int):
+    with serve(tmp_path, lambda path, seen: fault if seen == when else None) as server:
+        request = request_of(raster, server.url)
+        fetch([request], engine(name), threads=1, backoff_s=0.01)
+    assert request.failure is None and request.pixels is not None
+    col, row = request.origin
+    height, width = request.pixels.shape
+    np.testing.assert_array_equal(request.pixels, noise((300, 300), 1)[row : row + height, col : col + width])
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"), [(429, FailureKind.THROTTLED), (503, FailureKind.THROTTLED), (404, FailureKind.MISSING)]
+)
+def test_a_lasting_fault_is_named_by_its_class_and_spares_its_neighbours(raster, tmp_path, fault, kind):
+    other = write_raster(tmp_path / "b.tif", noise((300, 300), 2), LEFT, TOP, 10)
+    with serve(tmp_path, lambda path, seen: fault if path == "/a.tif" else None) as server:
+        broken, sound = request_of(raster, server.url), request_of(other, server.url)
+        fetch([broken, sound], engine("rasterio"), threads=2, backoff_s=0.01)
+    assert broken.pixels is None and broken.failure is not None and broken.failure.kind is kind
+    assert sound.failure is None and sound.pixels is not None
+
+
+class Signer:
+    """Signatures that the server refuses until they are renewed."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.invalidated: list[str] = []
+
+    def __call__(self, href: str) -> str:
+        return f"{href}?token={self.generation}"
+
+    def invalidate(self, href: str) -> None:
+        self.invalidated.append(href)
+        self.generation += 1
+
+
+def test_an_expired_signature_is_renewed(raster, tmp_path):
+    sign = Signer()
+    with serve(tmp_path, lambda path, seen: None if path.endswith("token=1") else 403) as server:
+        request = request_of(raster, server.url)
+        fetch([request], engine("rasterio"), sign=sign, threads=1, backoff_s=0.01)
+        assert sign.invalidated == [f"{server.url}/a.tif"]
+    assert request.failure is None and request.pixels is not None
+
+
+def test_a_wrong_description_is_corrected_by_the_file(raster, tmp_path):
+    wrong = request_of(raster, str(tmp_path), transform=(10, 0, LEFT + 500, 0, -10, TOP))
+    right = request_of(raster, str(tmp_path))
+    fetch([wrong, right], engine("stackstac"), threads=1)
+    assert wrong.origin == right.origin
+    np.testing.assert_array_equal(wrong.pixels, right.pixels)
+
+
+def test_a_small_file_takes_few_requests(raster, tmp_path):
+    """No probes for sidecar files, and the header comes with the first bytes."""
+    with serve(tmp_path) as server:
+        request = request_of(raster, server.url)
+        fetch([request], engine("rasterio"), threads=1)
+        assert request.pixels is not None
+        assert len(server.requests) <= 4, server.requests
+        assert {path.split()[1] for path in server.requests} == {"/a.tif"}
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("HTTP response code: 503", FailureKind.THROTTLED),
+        ("HTTP response code: 403", FailureKind.EXPIRED),
+        ("HTTP response code: 404", FailureKind.MISSING),
+        ("CURL error: Operation timed out after 60000 ms", FailureKind.TRANSIENT),
+        ("TIFFReadEncodedTile() failed", FailureKind.CORRUPT),
+        ("/vsicurl/https://host/S2_403_404_503/B04.tif: TIFFFillTile: Read error", FailureKind.CORRUPT),
+    ],
+)
+def test_classes_of_failure(message: str, kind: FailureKind):
+    assert classify(OSError(message)) is kind
+    outer = RuntimeError("Read failed")
+    outer.__cause__ = OSError(message)
+    assert classify(outer) is kind
