@@ -1,0 +1,1 @@
+"""Many machines: job submission, cluster definitions, schedules."""

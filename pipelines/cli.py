@@ -1,0 +1,133 @@
+"""``aef``: parse, load the configuration, call one stage. Everything it knows is how to say things to a person."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from pipelines.config import Config, ConfigError, load_config
+
+DESCRIPTION = """\
+From satellite archives to 64-number embeddings of every 10 m pixel.
+
+  aef run      --config configs/sandbox.yaml    everything, from data to maps and scores
+  aef plan     search the catalogs, draw sites, lay out tiles
+  aef ingest   read, co-register and write shards
+  aef train    fit the Space-Time-Precision model
+  aef embed    map embeddings over all tiles
+  aef evaluate probe the maps with labels and write the report
+"""
+
+STAGES = {
+    "plan": "Search every source's collections over the area and periods, draw training sites, lay out tiles.",
+    "ingest": "Read the scenes of every site, co-register them on the 10 m UTM grid, write shards and statistics.",
+    "train": "Train the model on the shards; continues from the last checkpoint.",
+    "embed": "Embed every tile of the plan with the trained model; committed tiles are skipped.",
+    "evaluate": "Probe embeddings, baselines and the untrained model with labelled points; write the report.",
+    "run": "All stages in order: (sandbox) plan ingest train embed evaluate.",
+    "status": "What is planned, done and left under the root.",
+    "verify": "Check every committed tile against its receipt.",
+    "view": "Where the report and the maps are; --open shows the report in a browser.",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aef", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help_text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help_text, description=help_text)
+
+    def with_config(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--config", required=True, metavar="FILE", help="YAML configuration; see configs/")
+        command.add_argument(
+            "--set",
+            dest="overrides",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override one value, e.g. --set train.steps=100 (repeatable)",
+        )
+
+    for name, help_text in STAGES.items():
+        command = add(name, help_text)
+        with_config(command)
+        if name in ("plan", "ingest", "train", "embed", "evaluate", "run"):
+            command.add_argument("--dry-run", action="store_true", help="print what would be done and stop")
+        if name in ("plan", "run"):
+            command.add_argument("--refresh", action="store_true", help="search the catalogs again")
+        if name == "view":
+            command.add_argument("--open", action="store_true", help="open the report in the browser")
+    sandbox = add("sandbox", "Build the synthetic Earth, or serve it or any static STAC catalog.")
+    actions = sandbox.add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = actions.add_parser("build", help="render the synthetic Earth into files and a static STAC catalog")
+    build.add_argument("--path", default="runs/sandbox/sandbox", help="target folder (default: %(default)s)")
+    build.add_argument("--size", choices=("tiny", "small", "large"), default="small")
+    build.add_argument("--seed", type=int, default=7)
+    build.add_argument("--workers", type=int, default=2)
+    serve = actions.add_parser("serve", help="serve a static catalog as a STAC API with byte-range assets")
+    serve.add_argument(
+        "--catalog", default="runs/sandbox/sandbox/catalog", help="static catalog folder (default: %(default)s)"
+    )
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=int, default=8591)
+    serve.add_argument(
+        "--fault", action="append", default=[], metavar="NAME=P", help="inject faults, e.g. --fault unavailable=0.05"
+    )
+    submit = add("submit", "Run a stage as a job of a Ray cluster (ray job submit), follow its log, pass on its status.")
+    submit.add_argument("stage", choices=("plan", "ingest", "train", "embed", "evaluate", "run"))
+    with_config(submit)
+    submit.add_argument("--address", help="dashboard address of the cluster (default: RAY_API_SERVER_ADDRESS)")
+    submit.add_argument("--job-id", help="fixed submission id: submitting it twice runs it once")
+    submit.add_argument("--no-wait", action="store_true", help="return once submitted")
+    doctor = add("doctor", "Check this machine: packages, GDAL, disk, memory, Ray, GPU, credentials.")
+    doctor.add_argument("--config", metavar="FILE", help="also check the root and the catalogs of a configuration")
+    return parser
+
+
+def _stage(name: str) -> Callable[..., int]:
+    # Ray and torch take seconds to import; help and configuration errors must not wait for them.
+    from pipelines.stages import commands
+
+    return getattr(commands, name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _dispatch(options)
+    except (ConfigError, OSError, ValueError) as error:
+        if os.environ.get("AEF_TRACEBACK"):
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"aef {options.command}: error: {text}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print("aef: interrupted; what was committed is kept, run the same command to continue", file=sys.stderr)
+        return 130
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    if options.command == "sandbox":
+        return _stage("sandbox")(options)
+    if options.command == "doctor":
+        from pipelines.doctor import check
+
+        return check(load_config(options.config) if options.config else None)
+    config: Config = load_config(options.config, options.overrides)
+    if options.command == "submit":
+        from cluster.submit import submit
+
+        return submit(options, config)
+    if options.command in ("status", "verify", "view"):
+        return _stage(options.command)(config, options)
+    return _stage("run_stages")(config, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

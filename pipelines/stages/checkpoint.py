@@ -1,0 +1,128 @@
+"""A checkpoint: everything needed to go on training, or to embed, in one object on storage."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aef_model import AlphaEarth, ModelConfig
+from pipelines.config import Config, ConfigError
+from pipelines.sources import Source, Statistics, source
+from pipelines.storage import Storage
+
+FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """One moment of a training run.
+
+    Attributes:
+        identity: of the run (data, model, settings); a checkpoint of another run is never continued.
+        step: optimiser steps taken.
+        steps: of the whole run.
+        model: :meth:`ModelConfig.to_dict`.
+        bands: per source the bands, in order.
+        statistics: :meth:`Statistics.to_json`.
+        state, optimizer: tensors by name; the optimizer is left out of a finished run.
+        history: one row of figures per reported step.
+    """
+
+    identity: str
+    step: int
+    steps: int
+    model: dict[str, Any]
+    bands: dict[str, list[str]]
+    statistics: str
+    state: dict[str, Tensor]
+    optimizer: dict[str, Any] | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.steps
+
+    def digest(self) -> str:
+        """Hash of what determines an embedding: configuration, bands, statistics and weights."""
+        sha = hashlib.sha256(repr((sorted(self.model.items(), key=str), sorted(self.bands.items()))).encode())
+        sha.update(self.statistics.encode())
+        for name in sorted(self.state):
+            tensor = self.state[name].detach().cpu().contiguous()
+            sha.update(name.encode())
+            sha.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        return sha.hexdigest()
+
+    def sources(self) -> dict[str, Source]:
+        """The sources as they were trained on, bands in order."""
+        return {name: source(name, bands) for name, bands in self.bands.items()}
+
+    def build(self, *, untrained: bool = False) -> tuple[AlphaEarth, Statistics]:
+        """The model, in evaluation mode, and the statistics that its inputs are normalised with.
+
+        Args:
+            untrained: the same architecture with fresh weights from seed 0, the control of the evaluation.
+        """
+        torch.manual_seed(0)
+        model = AlphaEarth(ModelConfig.from_dict(self.model))
+        if not untrained:
+            model.load_state_dict(self.state)
+        return model.eval(), Statistics.from_json(self.statistics)
+
+
+def save(storage: Storage, path: str, checkpoint: Checkpoint) -> None:
+    """Write atomically."""
+    buffer = BytesIO()
+    torch.save({"format": FORMAT, **vars(checkpoint)}, buffer)
+    storage.write_bytes_atomic(path, buffer.getvalue())
+
+
+def load(storage: Storage, path: str) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        ConfigError: for one of another format.
+    """
+    fields = torch.load(BytesIO(storage.read_bytes(path)), map_location="cpu", weights_only=True)
+    if fields.pop("format") != FORMAT:
+        raise ConfigError(f"{storage.uri(path)}: checkpoint of another format version; train again with this version")
+    return Checkpoint(**fields)
+
+
+def folder(identity: str) -> str:
+    """Where a run's checkpoints are."""
+    return f"checkpoints/{identity}"
+
+
+def steps_on_storage(storage: Storage, identity: str) -> list[int]:
+    """Steps of the checkpoints of a run, ascending."""
+    names = storage.glob(f"{folder(identity)}/step_*.pt")
+    return sorted(int(name.rsplit("step_", 1)[1].removesuffix(".pt")) for name in names)
+
+
+def path_of(identity: str, step: int) -> str:
+    """Path of one checkpoint."""
+    return f"{folder(identity)}/step_{step:08d}.pt"
+
+
+def latest(storage: Storage, identity: str) -> Checkpoint | None:
+    """The newest checkpoint of a run, or None."""
+    steps = steps_on_storage(storage, identity)
+    return load(storage, path_of(identity, steps[-1])) if steps else None
+
+
+def trained(config: Config) -> Checkpoint:
+    """The finished checkpoint that the train stage points to.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    storage = Storage(config.root)
+    if not storage.exists("checkpoints/current.json"):
+        raise ConfigError(f"root: no trained model under {config.root}; run `aef train` first")
+    current = storage.read_json("checkpoints/current.json")
+    return load(storage, current["path"])

@@ -1,0 +1,169 @@
+"""What each ``aef`` command does: order the stages, keep the books, set the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipelines.config import Config, ConfigError
+from pipelines.stages import embed, evaluate, ingest, plan, train
+from pipelines.stages.earth import build_earth, served_catalog
+from pipelines.stages.session import MemoryMonitor, StageResult, ray_session, write_summary
+from pipelines.storage import Storage
+
+ORDER = ("plan", "ingest", "train", "embed", "evaluate")
+NEEDS_CATALOG = {"plan", "ingest", "embed"}
+
+
+def run_stages(config: Config, options: argparse.Namespace) -> int:
+    """Run one stage, or all of them; 0 only when everything planned was done or skipped for a stated reason."""
+    names = ORDER if options.command == "run" else (options.command,)
+    if options.command == "run" and config.evaluate is None:
+        names = ORDER[:-1]
+    if options.dry_run:
+        return dry_run(config, names)
+    storage = Storage(config.root)
+    storage.check_writable()
+    results: list[StageResult] = []
+    with contextlib.ExitStack() as stack:
+        if config.sandbox is not None and config.sandbox.size is not None and NEEDS_CATALOG & set(names):
+            results.append(_measured(storage, "sandbox", lambda: build_earth(config)))
+        if NEEDS_CATALOG & set(names):
+            stack.enter_context(served_catalog(config))
+        if set(names) - {"plan"}:
+            stack.enter_context(ray_session(config))
+        for name in names:
+            result = _measured(storage, name, lambda name=name: _stage(config, name, options))
+            results.append(result)
+            if result.failed and name in ("plan", "ingest", "train"):
+                # Later stages would build on a hole; the next run does what is missing.
+                break
+    print("\n".join(["", "Summary", *(result.line() for result in results)]))
+    if config.evaluate is not None and "evaluate" in names and storage.exists(evaluate.REPORT):
+        print(f"Report: {storage.uri(evaluate.REPORT)}")
+    failed = sum(result.failed for result in results)
+    if failed:
+        print(f"{failed} pieces of work failed; the reasons stand above. Run the same command again to do what is left.")
+    return 1 if failed else 0
+
+
+def _stage(config: Config, name: str, options: argparse.Namespace) -> StageResult:
+    if name == "plan":
+        return plan.run(config, refresh=getattr(options, "refresh", False))
+    stages: dict[str, Callable[[Config], StageResult]] = {
+        "ingest": ingest.run,
+        "train": train.run,
+        "embed": embed.run,
+        "evaluate": evaluate.run,
+    }
+    return stages[name](config)
+
+
+def _measured(storage: Storage, name: str, work: Callable[[], StageResult]) -> StageResult:
+    print(f"== {name}", flush=True)
+    start = time.monotonic()
+    with MemoryMonitor() as monitor:
+        result = work()
+    result.seconds = round(time.monotonic() - start, 1)
+    result.peak_memory_bytes = monitor.peak
+    write_summary(storage, result)
+    print(result.line(), flush=True)
+    return result
+
+
+def dry_run(config: Config, names: tuple[str, ...]) -> int:
+    """Print what the stages would do, from the catalogs (plan) or from the plan on storage."""
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            if name == "plan":
+                stack.enter_context(served_catalog(config))
+                plan.run(config, dry_run=True)
+            elif name == "evaluate":
+                assert config.evaluate is not None or len(names) == 1
+                evaluate.describe(config)
+            elif not Storage(config.root).exists(plan.PLAN):
+                print(f"[{name}] needs the plan; `aef plan` has not run under {config.root}")
+            else:
+                {"ingest": ingest.describe, "train": train.describe, "embed": embed.describe}[name](config)
+    return 0
+
+
+def status(config: Config, options: argparse.Namespace) -> int:
+    """What is planned, done and left under the root, from the objects on storage."""
+    storage = Storage(config.root)
+    print(f"root {storage.uri()}")
+    if not storage.exists(plan.PLAN):
+        print("plan: none yet; run `aef plan`")
+        return 0
+    counts = storage.read_json(plan.PLAN)["counts"]
+    print(f"plan: {counts['scenes']}, sites {counts['sites']}, {counts['sequences']} sequences, {counts['tiles']} tiles")
+    for stage in (ingest, train, embed):
+        print(stage.status_line(config))
+    if storage.exists("reports/summary.json"):
+        for row in storage.read_json("reports/summary.json")["stages"].values():
+            reasons = "".join(f"; {count} x {reason}" for reason, count in row["reasons"].items())
+            print(
+                f"last {row['stage']}: {row['finished']}, {row['seconds']:.0f} s, written {row['written']}, "
+                f"skipped {row['skipped']}, failed {row['failed']}{reasons}"
+            )
+    return 0
+
+
+def verify(config: Config, options: argparse.Namespace) -> int:
+    """Compare every committed tile with its receipt; 1 when one differs."""
+    problems = embed.verify(config)
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} problems")
+    return 1 if problems else 0
+
+
+def view(config: Config, options: argparse.Namespace) -> int:
+    """Say where the results are."""
+    storage = Storage(config.root)
+    for label, path in (
+        ("report", evaluate.REPORT),
+        ("scores", evaluate.SCORES),
+        ("tiles (COG)", "embeddings/v1"),
+        ("index", "embeddings/aef_index.parquet"),
+        ("Zarr", "embeddings/zarr"),
+        ("STAC", "embeddings/stac"),
+    ):
+        print(f"{label:12} {storage.uri(path)}{'' if storage.exists(path) else '   (not there yet)'}")
+    if options.open:
+        if not storage.exists(evaluate.REPORT):
+            raise ConfigError("no report yet; run `aef evaluate`")
+        import webbrowser
+
+        webbrowser.open(Path(storage.uri(evaluate.REPORT)).resolve().as_uri())
+    return 0
+
+
+def sandbox(options: argparse.Namespace) -> int:
+    """``aef sandbox build`` and ``aef sandbox serve``."""
+    from pipelines.sandbox.build import build
+    from pipelines.stages.session import Progress
+
+    if options.action == "build":
+        progress = Progress("sandbox", "files")
+        result = build(options.path, options.size, options.seed, workers=options.workers, progress=progress)
+        print(result)
+        return 0
+    from pipelines.sandbox.server import serve
+
+    faults = dict(_fault(text) for text in options.fault)
+    serve(options.catalog, host=options.host, port=options.port, faults=faults)
+    return 0
+
+
+def _fault(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ConfigError(f"--fault {text}: write NAME=PROBABILITY, e.g. unavailable=0.05") from None
+
+

@@ -1,0 +1,287 @@
+"""Embed: map every tile of the plan. One tile and period is one task, read ahead by Ray tasks, embedded by an actor pool.
+
+A tile is committed whole by the worker that made it; what is committed under the same identity is not read again.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import platform
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+import ray
+import torch
+
+import aef_model
+import pipelines.coregister
+import pipelines.products.quantise
+import pipelines.sources
+import pipelines.stages.embedder
+from pipelines.config import Config
+from pipelines.coregister import read_sequence
+from pipelines.grid import Period, Tile
+from pipelines.products import (
+    Cost,
+    ModelDescription,
+    Provenance,
+    SceneRef,
+    TileProduct,
+    code_digest,
+    commit_tile,
+    committed_tiles,
+    ensure_zone,
+    is_committed,
+    rebuild_index,
+    verify_tile,
+    write_model,
+)
+from pipelines.scenes import Scene
+from pipelines.shards import from_bytes, to_bytes
+from pipelines.sources import Source
+from pipelines.stages import checkpoint as checkpoints
+from pipelines.stages.checkpoint import Checkpoint
+from pipelines.stages.embedder import Embedder, observation_counts
+from pipelines.stages.plan import Plan
+from pipelines.stages.session import Progress, StageResult, one_line, ray_session
+from pipelines.stages.signing import scene_signer
+from pipelines.storage import Storage
+
+STAC_MODEL = "embeddings/stac/model.json"
+
+
+@dataclass(frozen=True)
+class TileTask:
+    """One tile in one period."""
+
+    tile: Tile
+    period: Period
+
+    @property
+    def name(self) -> str:
+        return f"{self.tile.tile_id}_{self.period.label}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What every tile of a run has in common.
+
+    Attributes:
+        sources: input sources as the model was trained on them.
+        model_id, model_digest, code: who made it.
+    """
+
+    sources: dict[str, Source]
+    model_id: str
+    model_digest: str
+    code: str
+
+    @classmethod
+    def of(cls, config: Config, checkpoint: Checkpoint) -> Recipe:
+        sources = {name: found for name, found in checkpoint.sources().items() if found.is_input}
+        code = code_digest(
+            aef_model, pipelines.coregister, pipelines.sources, pipelines.products.quantise, pipelines.stages.embedder
+        )
+        digest = checkpoint.digest()
+        return cls(sources, f"stp-{config.train.model}-{digest[:12]}", digest, code)
+
+    def provenance(self, config: Config, scenes: dict[str, list[Scene]]) -> Provenance:
+        """What determines a tile made from these scenes."""
+        inputs = (SceneRef(s.scene_id, s.source, s.collection) for found in scenes.values() for s in found)
+        embed = config.embed
+        parameters = {"patch_px": embed.patch_px, "margin_px": embed.margin_px, "precision": embed.precision}
+        bands = {name: list(source.band_names) for name, source in self.sources.items()}
+        return Provenance(self.model_id, self.model_digest, self.code, {**parameters, "bands": bands}, tuple(sorted(inputs)))
+
+
+class TileReader:
+    """Reads a tile with its margin inside a Ray task: native pixels, compressed for the way to the embedding worker."""
+
+    def __init__(self, config: Config, plan: Plan, recipe: Recipe) -> None:
+        self.config, self.plan, self.recipe = config, plan, recipe
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """``task`` in; ``task``, ``window`` (empty when there is nothing to do) and JSON ``facts`` out."""
+        task: TileTask = pickle.loads(row["task"])
+        try:
+            window, provenance, facts = self.read(task)
+        except Exception as error:  # the driver reports it and ends with a non-zero status
+            window, provenance, facts = b"", None, {"error": one_line(error)}
+        return {"task": row["task"], "window": window, "made_from": pickle.dumps(provenance), "facts": json.dumps(facts)}
+
+    def read(self, task: TileTask) -> tuple[bytes, Provenance, dict[str, Any]]:
+        """The measurements of a tile with its margin, what they are, and what was and was not read."""
+        config, start = self.config, time.monotonic()
+        window = task.tile.window.pad(config.embed.margin_px)
+        planned = self.plan.scenes(window, task.period)
+        scenes = {name: planned[name] for name in self.recipe.sources if name in planned}
+        provenance = self.recipe.provenance(config, scenes)
+        key = provenance.identity(task.tile, task.period)
+        if is_committed(Storage(config.root), task.tile, task.period, key):
+            return b"", provenance, {"skipped": True}
+        sequence, failures = read_sequence(
+            scenes,
+            window,
+            task.period,
+            self.recipe.sources,
+            sign=scene_signer(config, scenes),
+            engine=config.ingest.engine,
+            threads=config.ingest.threads,
+            sequence_id=task.name,
+            split="map",
+        )
+        facts = {"read_seconds": time.monotonic() - start, "failures": [asdict(failure) for failure in failures]}
+        return to_bytes(sequence), provenance, facts
+
+
+class TileEmbedder:
+    """One worker of the actor pool: holds the model, embeds and commits one tile at a time."""
+
+    def __init__(self, config: Config, checkpoint_path: str, sources: dict[str, Source]) -> None:
+        self.config, self.storage, self.sources = config, Storage(config.root), sources
+        torch.set_num_threads(config.embed.threads)
+        self.embedder = Embedder.of(config, checkpoints.load(self.storage, checkpoint_path))
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A tile read, in; a row of figures, out."""
+        task: TileTask = pickle.loads(row["task"])
+        outcome: dict[str, Any] = {"tile": task.name, **json.loads(row["facts"])}
+        if row["window"]:
+            try:
+                outcome |= self.process(task, row["window"], pickle.loads(row["made_from"]), outcome)
+            except Exception as error:  # the driver reports it and ends with a non-zero status
+                outcome["error"] = one_line(error)
+        return {"outcome": json.dumps(outcome)}
+
+    def process(
+        self, task: TileTask, window: bytes, provenance: Provenance, facts: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Embed and commit."""
+        start = time.monotonic()
+        sequence = from_bytes(window)
+        vectors = self.embedder.embed(sequence, task.period)
+        counts = observation_counts(sequence, self.sources, self.config.embed.margin_px)
+        product = TileProduct.from_vectors(task.tile, task.period, vectors, counts)
+        embed_seconds = time.monotonic() - start
+        cost = Cost(
+            seconds=facts["read_seconds"] + embed_seconds,
+            peak_memory_bytes=psutil.Process().memory_info().rss,
+            device=str(self.embedder.device) if self.embedder.device.type != "cpu" else platform.machine(),
+            failed_inputs={failure["scene_id"]: failure["reason"] for failure in facts["failures"]},
+        )
+        receipt = commit_tile(self.storage, product, provenance, cost, zarr=self.config.embed.zarr)
+        seconds = time.monotonic() - start
+        return {"pixels": receipt["pixels"], "embed_seconds": embed_seconds, "commit_seconds": seconds - embed_seconds}
+
+
+def run(config: Config) -> StageResult:
+    """Map everything that is planned and not committed yet."""
+    plan, storage = Plan.load(config), Storage(config.root)
+    found = checkpoints.trained(config)
+    recipe = Recipe.of(config, found)
+    tasks = [TileTask(tile, period) for period in config.support_periods for tile in plan.tiles()]
+    result = StageResult("embed", "tiles", planned=len(tasks))
+    _prepare(config, storage, found, recipe, tasks)
+    progress = Progress("embed", "tiles")
+    reasons: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    valid_px = 0
+    with ray_session(config):
+        rows = [{"task": pickle.dumps(task)} for task in tasks]
+        outcomes = (
+            ray.data.from_items(rows, override_num_blocks=len(rows))
+            .map(
+                TileReader(config, plan, recipe),
+                num_cpus=1,
+                compute=ray.data.TaskPoolStrategy(size=config.embed.readers),
+            )
+            .map(
+                TileEmbedder,
+                fn_constructor_args=(config, checkpoints.path_of(found.identity, found.step), recipe.sources),
+                num_cpus=0 if config.embed.gpus else 1,
+                num_gpus=config.embed.gpus or None,
+                compute=ray.data.ActorPoolStrategy(size=min(config.embed.workers, len(tasks))),
+            )
+        )
+        for index, row in enumerate(outcomes.iter_rows()):
+            outcome = json.loads(row["outcome"])
+            if "error" in outcome:
+                result.failed += 1
+                reasons[outcome["error"]] += 1
+            elif outcome.get("skipped"):
+                result.skipped += 1
+                reasons["already committed"] += 1
+            else:
+                result.written += 1
+                valid_px += outcome["pixels"]["valid"]
+                for name in ("read_seconds", "embed_seconds", "commit_seconds"):
+                    seconds[name] += outcome[name]
+                for failure in outcome["failures"]:
+                    reasons[f"scene of {failure['source']} not read: {failure['kind']}"] += 1
+            progress(index + 1, len(tasks))
+    index = rebuild_index(storage)
+    result.reasons = dict(reasons)
+    result.details = {
+        "km2_written": round(valid_px / 1e4, 2),
+        "tiles_in_index": len(index),
+        **{name: round(value, 1) for name, value in seconds.items()},
+    }
+    return result
+
+
+def _prepare(config: Config, storage: Storage, found: Checkpoint, recipe: Recipe, tasks: list[TileTask]) -> None:
+    """The model's description and the empty stores, before any tile is written."""
+    description = ModelDescription(
+        model_id=recipe.model_id,
+        digest=recipe.model_digest,
+        parameters=sum(tensor.numel() for tensor in found.state.values()),
+        sources={name: source.band_names for name, source in recipe.sources.items()},
+        checkpoint_uri=storage.uri(checkpoints.path_of(found.identity, found.step)),
+    )
+    write_model(storage, description)
+    if config.embed.zarr:
+        catalogs = {config.catalogs[config.sources[name].catalog].url for name in recipe.sources}
+        for epsg in sorted({task.tile.window.epsg for task in tasks}):
+            ensure_zone(
+                storage,
+                epsg,
+                config.plan.tile_px,
+                config.support_periods,
+                model_uri=storage.uri(STAC_MODEL),
+                model_digest=recipe.model_digest,
+                source_uris=sorted(catalogs),
+            )
+
+
+def verify(config: Config) -> list[str]:
+    """What is wrong with the committed tiles; empty when nothing is."""
+    storage = Storage(config.root)
+    receipts = committed_tiles(storage)
+    problems = [problem for receipt in receipts for problem in verify_tile(storage, receipt, zarr=config.embed.zarr)]
+    print(f"{len(receipts)} committed tiles checked")
+    return problems
+
+
+def describe(config: Config) -> None:
+    """Print what embed would do."""
+    tiles = Plan.load(config).tiles()
+    done = len(committed_tiles(Storage(config.root)))
+    pixels = sum(tile.window.width_px * tile.window.height_px for tile in tiles) * len(config.periods)
+    print(
+        f"[embed] {len(tiles) * len(config.periods)} tiles of {config.plan.tile_px} px, {pixels / 1e4:.0f} km2, "
+        f"{pixels * 64 / 2**30:.2f} GiB before compression; {done} committed already"
+    )
+
+
+def status_line(config: Config) -> str:
+    """One line for ``aef status``."""
+    storage = Storage(config.root)
+    planned = storage.read_json("plan/plan.json")["counts"]["tiles"]
+    labels = {period.label for period in config.support_periods}
+    receipts = [receipt for receipt in committed_tiles(storage) if receipt["period"]["label"] in labels]
+    models = sorted({receipt["model_id"] for receipt in receipts})
+    return f"embed: {len(receipts)} of {planned} tiles committed{f' by {models}' if models else ''}"

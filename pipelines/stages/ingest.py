@@ -1,0 +1,289 @@
+"""Ingest: read every site's scenes, co-register them and write shards, one Ray task a group of neighbouring sites.
+
+A group reads each scene once for all of its sites and cuts in memory. Shards are named by what went into them, so a
+run that is started again finds what is done and does the rest; a group that fails is reported and fails alone.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import ray
+
+import pipelines.coregister
+import pipelines.shards
+import pipelines.sources
+from pipelines.config import Config, ConfigError
+from pipelines.coregister import read_block
+from pipelines.grid import RESOLUTION_M, Period, Site, Window
+from pipelines.products.identity import code_digest, identity
+from pipelines.scenes import Scene
+from pipelines.sequence import Sequence
+from pipelines.shards import ShardInfo, open_shards, update_manifest, write_shard
+from pipelines.sources import Source
+from pipelines.stages.plan import Plan
+from pipelines.stages.session import Progress, StageResult, one_line, ray_session
+from pipelines.stages.signing import scene_signer
+from pipelines.stages.sums import SequenceSums
+from pipelines.stages.texts import TextVectors, encode_planned_texts
+from pipelines.storage import Storage
+
+SHARDS = "shards"
+FAILURES = "reports/ingest_failures.json"
+"""Every scene that could not be read, with its reason."""
+STATISTICS = "shards/statistics.json"
+CURRENT = "shards/current.json"
+
+
+@dataclass(frozen=True)
+class SiteGroup:
+    """Neighbouring sites of one split and one period: the unit of reading, of retrying and of resuming."""
+
+    group_id: str
+    sites: tuple[Site, ...]
+    period: Period
+
+    @property
+    def window(self) -> Window:
+        """The smallest window that holds all sites."""
+        west, south, east, north = zip(*(site.window.bounds_m for site in self.sites), strict=True)
+        width, height = max(east) - min(west), max(north) - min(south)
+        return Window(self.sites[0].window.epsg, min(west), max(north), width // RESOLUTION_M, height // RESOLUTION_M)
+
+
+def groups_of(sites: list[Site], periods: list[Period], block_px: int) -> list[SiteGroup]:
+    """Sites grouped by zone, split and square of the grid, once for every period."""
+    side_m = block_px * RESOLUTION_M
+    groups: dict[tuple[int, str, int, int], list[Site]] = defaultdict(list)
+    for site in sites:
+        window = site.window
+        groups[window.epsg, site.split, window.left_m // side_m, window.top_m // side_m].append(site)
+    return [
+        SiteGroup(f"{epsg}_{col}_{row}_{split}_{period.label}", tuple(sorted(group)), period)
+        for (epsg, split, col, row), group in sorted(groups.items())
+        for period in periods
+    ]
+
+
+def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scene]], code: str) -> str:
+    """Hash of what a group's shards are made from: sites, scenes and their scaling, settings, code."""
+    inputs = {
+        "sites": [(site.site_id, site.window.shape) for site in group.sites],
+        "period": [group.period.start_ms, group.period.end_ms],
+        "scenes": {name: [_fingerprint(scene) for scene in found] for name, found in sorted(scenes.items())},
+        "bands": {name: config.source(name).band_names for name in sorted(config.sources)},
+    }
+    parameters = {
+        "text_encoder": config.ingest.text_encoder,
+        "codec": config.ingest.codec,
+        "sequences_per_shard": config.ingest.sequences_per_shard,
+    }
+    return identity(inputs=inputs, parameters=parameters, model_digest="", code_digest=code)
+
+
+def _fingerprint(scene: Scene) -> list[Any]:
+    return [scene.scene_id, sorted((band, asset.scale, asset.offset) for band, asset in scene.assets.items())]
+
+
+class GroupReader:
+    """Reads and writes groups inside Ray tasks; made on the driver, it carries configuration only."""
+
+    def __init__(self, config: Config, plan: Plan, vectors: TextVectors | None) -> None:
+        self.config, self.plan, self.vectors = config, plan, vectors
+        self.code = code_digest(pipelines.coregister, pipelines.sources, pipelines.shards)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """One group in, one row of figures out; an error becomes a row too, so that other groups go on."""
+        group: SiteGroup = pickle.loads(row["group"])
+        start = time.monotonic()
+        try:
+            outcome = self.process(group)
+        except Exception as error:  # the driver reports it and ends with a non-zero status
+            outcome = {"sites": len(group.sites), "error": one_line(error)}
+        return {"outcome": json.dumps({"group": group.group_id, "seconds": time.monotonic() - start, **outcome})}
+
+    def process(self, group: SiteGroup) -> dict[str, Any]:
+        """Read, cut, write.
+
+        Returns:
+            ``shards`` on storage, ``empty`` sites without any input, ``failures`` of scenes, whether all was there
+            already (``skipped``).
+        """
+        config, storage = self.config, Storage(self.config.root)
+        scenes = {
+            name: found
+            for name, found in self.plan.scenes(group.window, group.period).items()
+            if name in config.sources
+        }
+        digest = group_identity(config, group, scenes, self.code)
+        prefix = f"{SHARDS}/{group.sites[0].split}/{group.group_id}-{digest}"
+        if storage.exists(f"{prefix}.json"):
+            outcome = storage.read_json(f"{prefix}.json")
+            if all(storage.exists(shard["path"]) for shard in outcome["shards"]):
+                return {**outcome, "skipped": True}
+        sources = {name: config.source(name) for name in config.sources}
+        block = read_block(
+            scenes,
+            group.window,
+            group.period,
+            sources,
+            sign=scene_signer(config, scenes),
+            engine=config.ingest.engine,
+            threads=config.ingest.threads,
+        )
+        sequences, empty = [], []
+        for site in group.sites:
+            sequence = block.sequence(
+                site.window, sequence_id=f"{site.site_id}_{group.period.label}", split=site.split
+            )
+            if not any(source.is_input and name in sequence.rasters for name, source in sources.items()):
+                empty.append(site.site_id)
+                continue
+            if sequence.texts is not None:
+                texts = self.vectors.attach(sequence.texts) if self.vectors is not None else None
+                sequence = replace(sequence, texts=texts)
+            sequences.append(sequence)
+        shards = [
+            self._write(storage, f"{prefix}-{index:03d}.shard.parquet", part, sources)
+            for index, part in enumerate(batched(sequences, config.ingest.sequences_per_shard))
+        ]
+        outcome = {
+            "sites": len(group.sites),
+            "shards": [asdict(shard) for shard in shards],
+            "empty": empty,
+            "failures": [asdict(failure) for failure in block.failures],
+            "skipped": False,
+        }
+        storage.write_json(f"{prefix}.json", outcome)
+        return outcome
+
+    def _write(self, storage: Storage, path: str, part: Iterable[Sequence], sources: dict[str, Source]) -> ShardInfo:
+        sums = SequenceSums()
+
+        def counted() -> Iterator[Sequence]:
+            for sequence in part:
+                sums.add(sequence, sources)
+                yield sequence
+
+        codec = self.config.ingest.codec
+        return write_shard(storage, path, counted(), sums.to_dict, codec=codec, code_digest=self.code)
+
+
+def batched(items: list[Sequence], size: int) -> Iterator[list[Sequence]]:
+    """Consecutive lists of at most ``size`` items."""
+    for index in range(0, len(items), size):
+        yield items[index : index + size]
+
+
+def run(config: Config) -> StageResult:
+    """Ingest everything that is planned and not there yet.
+
+    Raises:
+        ConfigError: when no sequence has any input.
+    """
+    plan = Plan.load(config)
+    storage = Storage(config.root)
+    groups = groups_of(plan.sites(), config.support_periods, config.ingest.block_px)
+        result = StageResult("ingest", "sequences", planned=sum(len(group.sites) for group in groups))
+    progress = Progress("ingest", "sequences")
+    outcomes = []
+    with ray_session(config):
+        vectors = encode_planned_texts(config, plan)
+        rows = [{"group": pickle.dumps(group)} for group in groups]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            GroupReader(config, plan, vectors),
+            num_cpus=1,
+            compute=ray.data.TaskPoolStrategy(size=config.ingest.workers),
+        )
+        done = 0
+        for row in dataset.iter_rows():
+            outcome = json.loads(row["outcome"])
+            outcomes.append(outcome)
+            done += outcome["sites"]
+            progress(done, result.planned)
+    return _book(config, storage, result, sorted(outcomes, key=lambda outcome: outcome["group"]))
+
+
+def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[dict[str, Any]]) -> StageResult:
+    """Counts, failures, the manifest and the statistics of the training split."""
+    reasons: Counter[str] = Counter()
+    failures = []
+    current: list[ShardInfo] = []
+    for outcome in outcomes:
+        if "error" in outcome:
+            result.failed += outcome["sites"]
+            reasons[outcome["error"]] += outcome["sites"]
+            continue
+        shards = [ShardInfo(**{**shard, "sources": tuple(shard["sources"])}) for shard in outcome["shards"]]
+        sequences = sum(shard.sequences for shard in shards)
+        current += shards
+        failures += outcome["failures"]
+        result.skipped += len(outcome["empty"]) + (sequences if outcome["skipped"] else 0)
+        result.written += 0 if outcome["skipped"] else sequences
+        if outcome["empty"]:
+            reasons["no input source measured anything here in the period"] += len(outcome["empty"])
+        if outcome["skipped"]:
+            reasons["already on storage"] += sequences
+    for failure in failures:
+        reasons[f"scene of {failure['source']} not read: {failure['kind']} (see {FAILURES})"] += 1
+    storage.write_json(FAILURES, sorted(failures, key=lambda failure: (failure["source"], failure["scene_id"])))
+    result.reasons = dict(reasons)
+    if result.failed:
+        return result
+    if not current:
+        raise ConfigError("area: no sequence has any input in any period; check area, periods and sources")
+    current.sort()
+    storage.write_json(CURRENT, {"shards": [shard.path for shard in current]})
+    update_manifest(storage, SHARDS, known=current)
+    found = open_shards(storage, [shard.path for shard in current])
+    sums = SequenceSums()
+    for path in found.paths:
+        if path.startswith(f"{SHARDS}/train/"):
+            sums.merge(SequenceSums.from_dict(found.statistics[path]))
+    storage.write_bytes_atomic(STATISTICS, sums.result().to_json().encode())
+    result.details = {
+        "shards": len(current),
+        "bytes": sum(shard.size for shard in current),
+        "frames": sum(shard.frames for shard in current),
+        "scenes_not_read": len(failures),
+    }
+    return result
+
+
+def current_shards(config: Config, split: str) -> list[str]:
+    """Paths of the shards of the last complete ingest.
+
+    Raises:
+        ConfigError: when there was none.
+    """
+    storage = Storage(config.root)
+    if not storage.exists(CURRENT):
+        raise ConfigError(f"root: no complete shard set under {config.root}; run `aef ingest` first")
+    return [path for path in storage.read_json(CURRENT)["shards"] if path.startswith(f"{SHARDS}/{split}/")]
+
+
+def describe(config: Config) -> None:
+    """Print what ingest would do."""
+    groups = groups_of(Plan.load(config).sites(), config.support_periods, config.ingest.block_px)
+    largest = max(groups, key=lambda group: group.window.width_px * group.window.height_px)
+    sites = sum(len(group.sites) for group in groups)
+    print(
+        f"[ingest] {sites} sequences in {len(groups)} reads of at most {largest.window.width_px} x "
+        f"{largest.window.height_px} px, {config.ingest.workers} at once, engine {config.ingest.engine}"
+    )
+
+
+def status_line(config: Config) -> str:
+    """One line for ``aef status``."""
+    storage = Storage(config.root)
+    rows = [storage.read_json(path) for path in storage.list(SHARDS, ".json") if path not in (CURRENT, STATISTICS)]
+    groups = [row for row in rows if isinstance(row, dict) and "shards" in row and "sites" in row]
+    done = sum(row["sites"] for row in groups)
+    planned = storage.read_json("plan/plan.json")["counts"]["sequences"]
+    return f"ingest: {done} of {planned} planned sequences read ({sum(len(row['empty']) for row in groups)} without input)"

@@ -1,0 +1,313 @@
+"""Plan: which scenes exist, where sequences are drawn, which tiles are mapped. Nothing is read but catalogs.
+
+Writes ``plan/scenes/<cell>.parquet`` (one table per search cell, so that no later step needs the whole list),
+``plan/sites.parquet``, ``plan/tiles.parquet`` and ``plan/plan.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from math import ceil, floor
+
+import geopandas as gpd
+import numpy as np
+from shapely import box
+from shapely.geometry import shape
+from shapely.geometry.base import BaseGeometry
+
+from pipelines.catalogs import Catalog, open_catalog
+from pipelines.config import Area, Config, ConfigError
+from pipelines.grid import Period, Site, Tile, Window, tiles_covering
+from pipelines.scenes import Scene, frame_to_scenes, scenes_to_frame
+from pipelines.sources import source
+from pipelines.sources.base import Kind
+from pipelines.stages.session import Progress, StageResult, log, stable_json
+from pipelines.stages.sites import draw_sites, frame_to_sites, sites_to_frame
+from pipelines.storage import Storage
+
+PLAN = "plan/plan.json"
+SITES = "plan/sites.parquet"
+TILES = "plan/tiles.parquet"
+# Found without dates: they hold always, for the nearest year, or carry their dates inside.
+TIMELESS = frozenset({Kind.STATIC, Kind.CLASSES, Kind.TEXT})
+
+
+def area_of(config: Config) -> tuple[Area, BaseGeometry]:
+    """The configured area, or that of the synthetic Earth.
+
+    Raises:
+        ConfigError: when a synthetic Earth is asked for its area before it was built.
+    """
+    if config.area is not None:
+        return config.area, config.area.geometry()
+    region = config.sandbox_path / "region.geojson"
+    if not region.is_file():
+        raise ConfigError(f"area: none given and {region} does not exist; run `aef sandbox build` or give an area")
+    document = json.loads(region.read_text())
+    features = document["features"] if document["type"] == "FeatureCollection" else [document]
+    geometry = shape(features[0].get("geometry", features[0]))
+    return Area(geojson=str(region)), geometry
+
+
+def test_area_of(config: Config) -> tuple[float, float, float, float] | None:
+    """The region held out for testing: the configured one, or that of the synthetic Earth."""
+    if config.plan.test_area is not None or config.sandbox is None or config.sandbox.size is None:
+        return config.plan.test_area
+    manifest = config.sandbox_path / "manifest.json"
+    return tuple(json.loads(manifest.read_text())["test_area"]) if manifest.is_file() else None
+
+
+def open_catalogs(config: Config) -> dict[str, Catalog]:
+    """The configured catalogs by name."""
+    return {
+        name: open_catalog(name, part.kind, part.url, **part.options)
+        for name, part in config.catalogs.items()
+        if name in {source.catalog for source in config.sources.values()}
+    }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One bounded window of catalog search."""
+
+    name: str
+    area: BaseGeometry
+
+
+def search_cells(area: BaseGeometry, size_deg: float) -> Iterator[Cell]:
+    """The area cut into a grid of degrees, so that no query or table grows with the whole."""
+    west, south, east, north = area.bounds
+    for row in range(floor(south / size_deg), ceil(north / size_deg)):
+        for col in range(floor(west / size_deg), ceil(east / size_deg)):
+            part = area.intersection(box(col * size_deg, row * size_deg, (col + 1) * size_deg, (row + 1) * size_deg))
+            if not part.is_empty and part.area > 0:
+                yield Cell(f"{row:+05d}{col:+05d}", part)
+
+
+def plan_identity(config: Config, area: BaseGeometry) -> str:
+    """Hash of everything that the plan depends on but the catalogs' content."""
+    parts = {
+        "area": area.wkt,
+        "periods": config.periods,
+        "catalogs": {name: part.model_dump() for name, part in config.catalogs.items()},
+        "sources": {name: part.model_dump() for name, part in config.sources.items()},
+        "plan": config.plan.model_dump(),
+        "seed": config.seed,
+    }
+    return hashlib.sha256(stable_json(parts).encode()).hexdigest()[:16]
+
+
+def _periods_for(config: Config, source_kind: Kind) -> list[Period | None]:
+    """Timeless and annual products are searched without dates: the nearest year is used."""
+    if source_kind in TIMELESS:
+        return [None]
+    return list(config.support_periods)
+
+
+def search_scenes(config: Config, cell: Cell, catalogs: dict[str, Catalog]) -> tuple[list[Scene], Counter[str]]:
+    """All usable scenes of one cell and how many were refused for which reason."""
+    found: dict[tuple[str, str], Scene] = {}
+    refused: Counter[str] = Counter()
+    for name, part in config.sources.items():
+        wanted = config.source(name)
+        for period in _periods_for(config, wanted.kind):
+            result = catalogs[part.catalog].search(wanted, part.collections, cell.area, period)
+            for scene in result.scenes:
+                if wanted.keep(scene):
+                    found[name, scene.scene_id] = scene
+                else:
+                    refused[f"{name}: refused by the source (night or unusable scene)"] += 1
+            for reason, count in result.refused.items():
+                refused[f"{name}: {reason}"] += count
+    return list(found.values()), refused
+
+
+def run(config: Config, *, dry_run: bool = False, refresh: bool = False) -> StageResult:
+    """Search, draw and lay out.
+
+    Raises:
+        ConfigError: for an area without scenes, or a required source without any.
+    """
+    storage = Storage(config.root)
+    area, geometry = area_of(config)
+    identity = plan_identity(config, geometry)
+    result = StageResult("plan", "scenes")
+    if not refresh and not dry_run and storage.exists(PLAN):
+        plan = storage.read_json(PLAN)
+        if plan["identity"] == identity:
+            result.planned = result.skipped = plan["scenes"]
+            result.details = plan["counts"]
+            print("[plan] already done for this area, periods and sources (aef plan --refresh searches again)")
+            return result
+    catalogs = open_catalogs(config)
+    cells = list(search_cells(geometry, config.plan.search_cell_deg))
+    progress = Progress("plan", "search cells")
+    counts: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
+    names = []
+    for index, cell in enumerate(cells):
+        scenes, cell_refused = search_scenes(config, cell, catalogs)
+        counts.update(scene.source for scene in scenes)
+        refused.update(cell_refused)
+        if scenes and not dry_run:
+            names.append(cell.name)
+            _write_frame(storage, _scene_path(cell.name), scenes_to_frame(scenes))
+        progress(index + 1, len(cells), f"{sum(counts.values())} scenes")
+    _require_scenes(config, counts)
+    plan_config = config.plan.model_copy(update={"test_area": test_area_of(config)})
+    sites, refused_sites = draw_sites(area, plan_config, geometry, config.seed)
+    if not sites:
+        raise ConfigError(
+            f"plan.site_px: no site of {config.plan.site_px} px fits into the area; lower plan.site_px or widen the area"
+        )
+    tiles = list(tiles_covering(geometry, config.plan.tile_px))
+    result.planned = sum(counts.values()) + sum(refused.values())
+    result.written, result.skipped = sum(counts.values()), sum(refused.values())
+    result.reasons = dict(refused)
+    details = {
+        "scenes": dict(sorted(counts.items())),
+        "sites": dict(Counter(site.split for site in sites)),
+        "sequences": len(sites) * len(config.periods),
+        "tiles": len(tiles) * len(config.periods),
+        "refused_sites": dict(refused_sites),
+    }
+    result.details = details
+    _print_plan(config, details, sites, tiles)
+    if not dry_run:
+        _write_frame(storage, SITES, sites_to_frame(sites))
+        _write_frame(storage, TILES, tiles_to_frame(tiles))
+        storage.write_json(
+            PLAN,
+            {"identity": identity, "scenes": result.written, "counts": details, "cells": names},
+        )
+    return result
+
+
+def _require_scenes(config: Config, counts: Counter[str]) -> None:
+    where = f"area {tuple(round(v, 3) for v in area_of(config)[1].bounds)}, periods {[list(p) for p in config.periods]}"
+    if not counts:
+        urls = ", ".join(sorted({config.catalogs[part.catalog].url for part in config.sources.values()}))
+        raise ConfigError(f"area: no scene of any source in {where} at {urls}; check area, periods and collections")
+    for name, part in config.sources.items():
+        if not counts[name] and part.required:
+            raise ConfigError(
+                f"sources.{name}: no scene in collections {list(part.collections)} of catalog {part.catalog} for {where}; "
+                f"mend the collections or set sources.{name}.required: false"
+            )
+        if not counts[name]:
+            log.warning("source %s has no scene here and is left out (required: false)", name)
+
+
+def _print_plan(config: Config, details: dict, sites: list[Site], tiles: list[Tile]) -> None:
+    px = sum(site.window.width_px * site.window.height_px for site in sites) * len(config.periods)
+    bytes_per_px = 0.0
+    for name, count in details["scenes"].items():
+        wanted = config.source(name)
+        if wanted.kind is Kind.FRAMES:
+            frames = min(count / len(config.periods), 365)
+            bytes_per_px += len(wanted.bands) * np.dtype(wanted.dtype).itemsize * frames
+    tile_px = sum(tile.window.width_px * tile.window.height_px for tile in tiles) * len(config.periods)
+    print(f"[plan] scenes: {', '.join(f'{name} {count}' for name, count in details['scenes'].items())}")
+    print(f"[plan] {len(sites)} sites {details['sites']}, {details['sequences']} sequences, {px / 1e6:.1f} Mpx")
+    print(
+        f"[plan] {details['tiles']} tiles of {config.plan.tile_px} px ({tile_px / 1e4:.0f} km2), "
+        f"{tile_px * 64 / 2**30:.2f} GiB of int8 embeddings before compression"
+    )
+    print(f"[plan] at most {px * bytes_per_px / 2**30:.1f} GiB of native pixels in shards before compression")
+
+
+def _scene_path(cell: str) -> str:
+    return f"plan/scenes/{cell}.parquet"
+
+
+def _write_frame(storage: Storage, path: str, frame: gpd.GeoDataFrame) -> None:
+    buffer = BytesIO()
+    frame.to_parquet(buffer, index=False, compression="zstd", write_covering_bbox=True)
+    storage.write_bytes_atomic(path, buffer.getvalue())
+
+
+def _read_frame(storage: Storage, path: str) -> gpd.GeoDataFrame:
+    return gpd.read_parquet(BytesIO(storage.read_bytes(path)))
+
+
+def tiles_to_frame(tiles: list[Tile]) -> gpd.GeoDataFrame:
+    """The tile table."""
+    names = ("epsg", "left_m", "top_m", "width_px", "height_px")
+    columns = {name: [getattr(tile.window, name) for tile in tiles] for name in names}
+    return gpd.GeoDataFrame(
+        {"tile_id": [tile.tile_id for tile in tiles], **columns},
+        geometry=[tile.window.footprint() for tile in tiles],
+        crs="EPSG:4326",
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan on storage, read piece by piece."""
+
+    storage: Storage
+    identity: str
+    cells: tuple[str, ...]
+    cell_deg: float
+
+    @classmethod
+    def load(cls, config: Config) -> Plan:
+        """The plan of a configuration.
+
+        Raises:
+            ConfigError: when there is none, or it was made for another configuration.
+        """
+        storage = Storage(config.root)
+        if not storage.exists(PLAN):
+            raise ConfigError(f"root: no plan under {config.root}; run `aef plan` first")
+        plan = storage.read_json(PLAN)
+        if plan["identity"] != plan_identity(config, area_of(config)[1]):
+            raise ConfigError(
+                f"root: the plan under {config.root} was made for another area, period or source list; run `aef plan` again"
+            )
+        return cls(storage, plan["identity"], tuple(plan["cells"]), config.plan.search_cell_deg)
+
+    def sites(self) -> list[Site]:
+        return frame_to_sites(_read_frame(self.storage, SITES))
+
+    def tiles(self) -> list[Tile]:
+        frame = _read_frame(self.storage, TILES)
+        return [
+            Tile(
+                row.tile_id,
+                Window(int(row.epsg), int(row.left_m), int(row.top_m), int(row.width_px), int(row.height_px)),
+            )
+            for row in frame.itertuples(index=False)
+        ]
+
+    def scenes(self, window: Window, period: Period) -> dict[str, list[Scene]]:
+        """By source, the scenes that may hold data of a window and (where dated by acquisition) of a period."""
+        area = window.footprint()
+        found: dict[tuple[str, str], Scene] = {}
+        for cell in search_cells(area.buffer(0.05), self.cell_deg):
+            if cell.name not in self.cells:
+                continue
+            buffer = BytesIO(self.storage.read_bytes(_scene_path(cell.name)))
+            for scene in frame_to_scenes(gpd.read_parquet(buffer, bbox=area.bounds)):
+                if scene.footprint.intersects(area):
+                    found[scene.source, scene.scene_id] = scene
+        by_source: dict[str, list[Scene]] = {}
+        for scene in sorted(found.values(), key=lambda scene: (scene.source, scene.time_ms, scene.scene_id)):
+            valid = Period(scene.valid_ms[0], max(scene.valid_ms[1], scene.valid_ms[0] + 1))
+            if valid.intersects(period) or source(scene.source).kind in TIMELESS:
+                by_source.setdefault(scene.source, []).append(scene)
+        return by_source
+
+    def scenes_of(self, name: str) -> list[Scene]:
+        """All scenes of one (small) source, once each."""
+        found: dict[str, Scene] = {}
+        for cell in self.cells:
+            buffer = BytesIO(self.storage.read_bytes(_scene_path(cell)))
+            for scene in frame_to_scenes(gpd.read_parquet(buffer, filters=[("source", "==", name)])):
+                found[scene.scene_id] = scene
+        return [found[scene_id] for scene_id in sorted(found)]

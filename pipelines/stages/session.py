@@ -1,0 +1,192 @@
+"""What every stage shares: the Ray session, progress lines, peak memory and the summary file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from pipelines.config import Config, ConfigError
+from pipelines.storage import Storage
+
+log = logging.getLogger("aef")
+
+
+@dataclass
+class StageResult:
+    """What a stage did.
+
+    Attributes:
+        stage: name.
+        planned, written, skipped, failed: counts of the stage's unit (scenes, shards, steps, tiles, scores);
+            ``planned = written + skipped + failed`` when it ran to its end.
+        unit: what is counted.
+        reasons: for skipped and failed work, by reason.
+        details: stage-specific figures.
+    """
+
+    stage: str
+    unit: str
+    planned: int = 0
+    written: int = 0
+    skipped: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """One line for a person."""
+        parts = [f"{self.written} {self.unit} written"]
+        if self.skipped:
+            parts.append(f"{self.skipped} already done or skipped")
+        if self.failed:
+            parts.append(f"{self.failed} FAILED")
+        memory = f"{self.peak_memory_bytes / 2**30:.1f} GiB peak"
+        text = f"{self.stage}: {', '.join(parts)} of {self.planned}; {self.seconds:.0f} s, {memory}"
+        for reason, count in sorted(self.reasons.items()):
+            text += f"\n    {count} x {reason}"
+        return text
+
+
+class Progress:
+    """Prints what is done, the rate and the time left; at most one line every few seconds."""
+
+    def __init__(self, stage: str, unit: str, every_s: float = 5.0) -> None:
+        self.stage, self.unit, self.every_s = stage, unit, every_s
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self.last < self.every_s and done < total:
+            return
+        self.last = now
+        elapsed = now - self.start
+        rate = done / elapsed if elapsed > 0 else 0.0
+        left = (total - done) / rate if rate > 0 else float("inf")
+        eta = f"{left:.0f} s left" if left != float("inf") else "estimating"
+        print(
+            f"[{self.stage}] {done:g}/{total:g} {self.unit}, {rate:.2f}/s, {eta}{'  ' + note if note else ''}",
+            flush=True,
+        )
+
+
+class MemoryMonitor:
+    """Samples the proportional set size of this process and all its descendants (Ray's processes included)."""
+
+    def __init__(self, interval_s: float = 1.0) -> None:
+        self.interval_s, self.peak = interval_s, 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="memory-monitor")
+
+    def __enter__(self) -> MemoryMonitor:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.sample()
+
+    def sample(self) -> int:
+        """Bytes held now; shared pages are counted once."""
+        me = psutil.Process()
+        total = 0
+        for process in [me, *me.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
+                total += process.memory_full_info().pss
+        self.peak = max(self.peak, total)
+        return total
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self.interval_s):
+            self.sample()
+
+
+@contextlib.contextmanager
+def ray_session(config: Config) -> Iterator[None]:
+    """Connect to Ray, or start a private cluster on this machine for the time of the block."""
+    if ray.is_initialized():
+        yield
+        return
+    # A job submitted to a cluster finds it by RAY_ADDRESS; a private cluster listens on loopback with a token.
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    env = {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+        "RAY_AUTH_MODE": os.environ["RAY_AUTH_MODE"],
+    }
+    common: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.ERROR, "runtime_env": {"env_vars": env}}
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            cpus = config.ray.cpus or (os.cpu_count() or 1) + 2
+            ray.init(
+                num_cpus=cpus,
+                object_store_memory=config.ray.object_store_mb * 2**20,
+                include_dashboard=False,
+                **common,
+            )
+    except ConnectionError as error:
+        raise ConfigError(
+            f"ray.address: no Ray cluster answers at {address} ({error}); start one or leave the key out"
+        ) from error
+    quiet_ray_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def quiet_ray_data() -> None:
+    """Our own progress lines replace Ray Data's bars and plan dumps."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.use_ray_tqdm = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def write_summary(storage: Storage, result: StageResult) -> None:
+    """Merge one stage's figures into ``reports/summary.json``; earlier stages' rows stay."""
+    path = "reports/summary.json"
+    summary: dict[str, Any] = {"stages": {}}
+    if storage.exists(path):
+        summary = storage.read_json(path)
+    row = asdict(result)
+    row["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    summary["stages"][result.stage] = row
+    storage.write_json(path, summary)
+
+
+def local_path(storage: Storage, path: str) -> Path:
+    """A path below a root on this machine, its folder made."""
+    full = Path(storage.uri(path))
+    full.parent.mkdir(parents=True, exist_ok=True)
+    return full
+
+
+def stable_json(value: Any) -> str:
+    """Text of plain data that is equal for equal data."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line: its type where the message alone would not tell."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (ValueError, OSError)) and text else f"{type(error).__name__}: {text}"

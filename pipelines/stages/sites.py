@@ -1,0 +1,147 @@
+"""Drawing training sites: squares of the UTM grid within the area, spaced apart, split into train and test by place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import ceil, floor
+
+import geopandas as gpd
+import numpy as np
+from scipy.spatial import cKDTree
+from shapely import box
+from shapely.geometry.base import BaseGeometry
+from shapely.prepared import prep
+
+from pipelines.config import Area, PlanConfig
+from pipelines.grid import RESOLUTION_M, WGS84, Site, Window, area_in_zone, transformer, zones_of
+
+EARTH_RADIUS_M = 6_371_000.0
+MODEL_STRIDE_PX = 16
+
+
+def draw_sites(area: Area, plan: PlanConfig, geometry: BaseGeometry, seed: int) -> tuple[list[Site], Counter[str]]:
+    """Sites in a reproducible random order, at most ``plan.sites`` of them, sorted by id.
+
+    Args:
+        area: says whether explicit windows were given; each is then a site of its own, or is cut into sites.
+        plan: size, spacing and test area.
+        geometry: the area in WGS 84.
+        seed: of the draw.
+
+    Returns:
+        The sites, and how many candidates were refused for which reason.
+    """
+    refused: Counter[str] = Counter()
+    if area.windows:
+        candidates = [(window, part.test) for part in area.windows for window in _cut(part.window, plan.site_px)]
+    else:
+        candidates = [(window, False) for window in _grid_windows(geometry, plan.site_px)]
+    if not candidates:
+        return [], refused
+    order = np.random.default_rng(seed).permutation(len(candidates))
+    candidates = [candidates[index] for index in order]
+    centres = _centres([window for window, _ in candidates])
+    tree = cKDTree(_on_sphere(centres))
+    test_area = box(*plan.test_area) if plan.test_area else None
+    gap_deg = plan.gap_m / 111_000
+    taken = np.zeros(len(candidates), bool)
+    sites = []
+    for index, (window, is_test) in enumerate(candidates):
+        if len(sites) == plan.sites:
+            refused["more than plan.sites"] += len(candidates) - index
+            break
+        split = "test" if is_test else "train"
+        if test_area is not None:
+            west, south, east, north = window.footprint().bounds
+            stretch = gap_deg / max(np.cos(np.radians((south + north) / 2)), 0.1)
+            reach = box(west - stretch, south - gap_deg, east + stretch, north + gap_deg)
+            if test_area.contains(window.footprint()):
+                split = "test"
+            elif test_area.intersects(reach):
+                refused["straddles the edge of plan.test_area"] += 1
+                continue
+        near = tree.query_ball_point(_on_sphere(centres[index : index + 1])[0], plan.spacing_m * 0.999)
+        if plan.spacing_m and any(taken[other] for other in near if other != index):
+            refused["closer than plan.spacing_m to another site"] += 1
+            continue
+        taken[index] = True
+        sites.append(Site.at(window, split))
+    return sorted(sites), refused
+
+
+def _cut(window: Window, site_px: int) -> list[Window]:
+    """An explicit window as sites: whole squares where they fit, else itself, rounded up to the model's stride."""
+    rows, cols = window.height_px // site_px, window.width_px // site_px
+    if rows and cols:
+        side = site_px * RESOLUTION_M
+        return [
+            Window(window.epsg, window.left_m + col * side, window.top_m - row * side, site_px, site_px)
+            for row in range(rows)
+            for col in range(cols)
+        ]
+    width, height = (ceil(size / MODEL_STRIDE_PX) * MODEL_STRIDE_PX for size in (window.width_px, window.height_px))
+    return [Window(window.epsg, window.left_m, window.top_m, width, height)]
+
+
+def _grid_windows(geometry: BaseGeometry, site_px: int) -> list[Window]:
+    side = site_px * RESOLUTION_M
+    windows = []
+    for epsg in zones_of(geometry):
+        part = area_in_zone(geometry, epsg)
+        if part.is_empty:
+            continue
+        contains = prep(part)
+        west, south, east, north = part.bounds
+        # Small areas would lose most of their sites to a globally anchored grid, so the grid starts at their corner.
+        left0, top0 = ceil(west / RESOLUTION_M) * RESOLUTION_M, floor(north / RESOLUTION_M) * RESOLUTION_M
+        for row in range(floor((top0 - south) / side) + 1):
+            for col in range(floor((east - left0) / side) + 1):
+                window = Window(epsg, left0 + col * side, top0 - row * side, site_px, site_px)
+                if contains.contains(window.polygon()):
+                    windows.append(window)
+    return windows
+
+
+def _centres(windows: list[Window]) -> np.ndarray:
+    """``(n, 2)`` longitude and latitude."""
+    centres = np.empty((len(windows), 2))
+    for index, window in enumerate(windows):
+        west, south, east, north = window.bounds_m
+        centres[index] = transformer(window.epsg, WGS84).transform((west + east) / 2, (south + north) / 2)
+    return centres
+
+
+def _on_sphere(lonlat: np.ndarray) -> np.ndarray:
+    lon, lat = np.radians(lonlat).T
+    unit = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    return EARTH_RADIUS_M * unit
+
+
+def sites_to_frame(sites: list[Site]) -> gpd.GeoDataFrame:
+    """The site table."""
+    return gpd.GeoDataFrame(
+        {
+            "site_id": [site.site_id for site in sites],
+            "split": [site.split for site in sites],
+            **_window_columns([site.window for site in sites]),
+        },
+        geometry=[site.window.footprint() for site in sites],
+        crs="EPSG:4326",
+    )
+
+
+def _window_columns(windows: list[Window]) -> dict[str, list[int]]:
+    names = ("epsg", "left_m", "top_m", "width_px", "height_px")
+    return {name: [getattr(window, name) for window in windows] for name in names}
+
+
+def frame_to_sites(frame: gpd.GeoDataFrame) -> list[Site]:
+    """The inverse of :func:`sites_to_frame`."""
+    return [
+        Site(
+            row.site_id,
+            Window(int(row.epsg), int(row.left_m), int(row.top_m), int(row.width_px), int(row.height_px)),
+            row.split,
+        )
+        for row in frame.itertuples(index=False)
+    ]

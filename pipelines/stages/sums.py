@@ -1,0 +1,56 @@
+"""Statistics of sequences, streamed: count, mean and spread of every band after its source's own transform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pipelines.sequence import Sequence
+from pipelines.sources import Source
+from pipelines.sources.base import Kind
+from pipelines.sources.statistics import Accumulator, Statistics
+
+
+class SequenceSums:
+    """Sums by source; those of several shards merge into those of all.
+
+    Class codes and texts have no mean; their sources are left out.
+    """
+
+    def __init__(self, by_source: Mapping[str, Accumulator] | None = None) -> None:
+        self.by_source = dict(by_source or {})
+
+    def add(self, sequence: Sequence, sources: Mapping[str, Source]) -> None:
+        """Count everything measured in one sequence."""
+        for name, source in sources.items():
+            if source.kind in (Kind.CLASSES, Kind.TEXT):
+                continue
+            sums = self.by_source.setdefault(name, Accumulator(source.band_names))
+            if name in sequence.rasters:
+                raster = sequence.rasters[name]
+                sums.add(source.to_model_space(raster.values, raster.scale, raster.offset, raster.nodata))
+            elif name in sequence.points:
+                values = sequence.points[name].values
+                one, zero = np.ones(values.shape, np.float32), np.zeros(values.shape, np.float32)
+                sums.add(source.to_model_space(values[:, :, None, None], one, zero, float("nan")))
+
+    def merge(self, other: SequenceSums) -> None:
+        """Add another's counts to these."""
+        for name, sums in other.by_source.items():
+            if name in self.by_source:
+                self.by_source[name].merge(sums)
+            else:
+                self.by_source[name] = sums
+
+    def result(self) -> Statistics:
+        """Means and spreads; a source of which nothing was seen is left out."""
+        return Statistics({name: sums.result() for name, sums in sorted(self.by_source.items()) if sums.count.any()})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: sums.to_dict() for name, sums in sorted(self.by_source.items())}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> SequenceSums:
+        return cls({name: Accumulator.from_dict(sums) for name, sums in state.items()})

