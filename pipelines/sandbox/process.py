@@ -71,7 +71,8 @@ def set_faults(url: str, faults: Mapping[str, Any]) -> None:
 
 def served(url: str) -> dict[str, Any]:
     """What a running server has served since its faults were last set: requests and bytes by kind, faults struck."""
-    return httpx.get(f"{url}/_sandbox/faults", timeout=10).raise_for_status().json()
+    report: dict[str, Any] = httpx.get(f"{url}/_sandbox/faults", timeout=10).raise_for_status().json()
+    return report
 
 
 def _wait_until_ready(process: subprocess.Popen[str], errors: IO[str], timeout_s: float, catalog: str) -> str:

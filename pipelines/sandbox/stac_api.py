@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attr
 from cql2 import Expr
@@ -36,7 +36,7 @@ from stac_fastapi.types.config import ApiSettings
 from stac_fastapi.types.core import BaseCoreClient
 from stac_fastapi.types.errors import NotFoundError
 from stac_fastapi.types.rfc3339 import str_to_interval
-from stac_fastapi.types.search import BaseSearchPostRequest
+from stac_fastapi.types.search import APIRequest, BaseSearchPostRequest
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -92,13 +92,14 @@ class LibraryClient(BaseCoreClient):
             raise NotFoundError(f"Collection {collection_id} not found")
         return self._collection(collection_id, _base(kwargs["request"]))
 
-    def get_item(self, item_id: str, collection_id: str, **kwargs: Any) -> Response:
+    # The library allows a ready response in place of its typed dicts, although its annotations do not say so.
+    def get_item(self, item_id: str, collection_id: str, **kwargs: Any) -> Response:  # type: ignore[override]
         position = self.library.position.get((collection_id, item_id))
         if position is None:
             raise NotFoundError(f"Item {item_id} in collection {collection_id} not found")
         return _geojson(self.library.bodies[position], _base(kwargs["request"]))
 
-    def item_collection(
+    def item_collection(  # type: ignore[override]
         self,
         collection_id: str,
         bbox: Sequence[float] | None = None,
@@ -111,7 +112,7 @@ class LibraryClient(BaseCoreClient):
             raise NotFoundError(f"Collection {collection_id} not found")
         return self.get_search([collection_id], bbox=bbox, datetime=datetime, limit=limit, token=token, **kwargs)
 
-    def get_search(
+    def get_search(  # type: ignore[override]
         self,
         collections: list[str] | None = None,
         ids: list[str] | None = None,
@@ -145,7 +146,9 @@ class LibraryClient(BaseCoreClient):
             links.append({"rel": "next", "type": "application/geo+json", "method": "GET", "href": href})
         return _collection_response(body, links, _base(request))
 
-    def post_search(self, search_request: BaseSearchPostRequest, **kwargs: Any) -> Response:
+    def post_search(  # type: ignore[override]
+        self, search_request: BaseSearchPostRequest, **kwargs: Any
+    ) -> Response:
         request: Request = kwargs["request"]
         asked: Any = search_request
         intersects = asked.intersects.model_dump(mode="json") if asked.intersects else None
@@ -192,7 +195,7 @@ class LibraryClient(BaseCoreClient):
             {"rel": "items", "type": "application/geo+json", "href": f"{here}/items"},
             *(link for link in own.get("links", []) if str(link.get("href", "")).startswith(("http:", "https:"))),
         ]
-        return stac.Collection(**{**own, "links": links})
+        return cast(stac.Collection, {**own, "links": links})
 
 
 def build_api(library: Library) -> FastAPI:
@@ -206,6 +209,7 @@ def build_api(library: Library) -> FastAPI:
         FieldsExtension(),
         QueryExtension(),
     ]
+    items_request = create_request_model("Items", base_model=ItemCollectionUri, extensions=[token])
     name = library.catalog["id"]
     settings = ApiSettings(
         stac_fastapi_title=library.catalog.get("title") or name,
@@ -219,7 +223,7 @@ def build_api(library: Library) -> FastAPI:
         extensions=extensions,
         search_get_request_model=create_get_request_model(extensions),
         search_post_request_model=create_post_request_model(extensions),
-        items_get_request_model=create_request_model("Items", base_model=ItemCollectionUri, extensions=[token]),
+        items_get_request_model=cast(type[APIRequest], items_request),
         # No Brotli: pages go over loopback, and compressing costs more than sending.
         middlewares=[Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["OPTIONS", "POST", "GET", "HEAD"])],
     )
@@ -277,7 +281,8 @@ def _area(bbox: Sequence[float] | None, intersects: Any) -> BaseGeometry | None:
 def _span_ms(text: str | None) -> tuple[int | None, int | None]:
     interval = str_to_interval(text)
     first, last = interval if isinstance(interval, tuple) else (interval, interval)
-    return tuple(None if moment is None else round(moment.timestamp() * 1000) for moment in (first, last))
+    first_ms, last_ms = (None if moment is None else round(moment.timestamp() * 1000) for moment in (first, last))
+    return first_ms, last_ms
 
 
 def _expression(text: Any, language: str | None) -> Expr | None:

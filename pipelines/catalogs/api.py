@@ -1,0 +1,134 @@
+"""A STAC API searched through pystac-client, in bounded windows of time, page by page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pystac.errors import STACError
+from pystac_client import Client
+from pystac_client.exceptions import APIError
+from shapely import get_num_coordinates
+from shapely.geometry import box, mapping
+from shapely.geometry.base import BaseGeometry
+
+from pipelines.catalogs.base import CatalogError, SceneSearch, time_windows
+from pipelines.catalogs.items import collect
+from pipelines.catalogs.providers import Provider
+from pipelines.catalogs.sign import Signer
+from pipelines.catalogs.stac_io import PageTooLarge, PatientIO
+from pipelines.grid import Period
+from pipelines.sources.base import Kind, Source
+
+_LARGEST_OUTLINE = 500  # vertices sent with a query; above that its box is sent, and the outline is tested here
+_FEW = (Kind.STATIC, Kind.CLASSES, Kind.SERIES, Kind.TEXT)  # so few items that time need not be cut
+
+
+class ApiCatalog:
+    """One provider's STAC API."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        url: str,
+        provider: Provider,
+        signer: Signer,
+        *,
+        page_items: int | None = None,
+        concurrent: int | None = None,
+        attempts: int = 6,
+        timeout_s: float = 60.0,
+        query: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A catalog; nothing is asked of it yet.
+
+        Args:
+            name: in the configuration.
+            kind: of provider.
+            url: of the API's landing page.
+            provider: its conventions.
+            signer: of its assets.
+            page_items: items a page, instead of the provider's.
+            concurrent: requests at once, instead of the provider's.
+            attempts: requests made before a search fails.
+            timeout_s: of a request.
+            query: further conditions of the query extension, such as ``{"eo:cloud_cover": {"lt": 80}}``.
+        """
+        self.name, self.kind, self.url, self.provider, self.signer = name, kind, url, provider, signer
+        self.page_items = page_items or provider.page_items
+        self.concurrent = concurrent or provider.concurrent
+        self.attempts, self.timeout_s, self.query = attempts, timeout_s, dict(query or {})
+        self._client: Client | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_client": None}
+
+    def search(
+        self, source: Source, collections: Sequence[str], area: BaseGeometry, period: Period | None
+    ) -> SceneSearch:
+        """See :class:`pipelines.catalogs.base.Catalog`."""
+        found = SceneSearch()
+        windows = self._windows(source.kind, period)
+        items = ((item, None) for window in windows for item in self._items(collections, area, window))
+        collect(found, items, source, self.name, area, period)
+        return found
+
+    def _windows(self, kind: Kind, period: Period | None) -> Iterator[Period | None]:
+        if period is None or kind in _FEW:
+            yield period
+        else:
+            yield from time_windows(period, self.provider.windows_months)
+
+    def _items(self, collections: Sequence[str], area: BaseGeometry, window: Period | None) -> Iterator[dict[str, Any]]:
+        """The items of one window. A page that is too large is asked for again in halves, from the window's start."""
+        items = self.page_items
+        while True:
+            try:
+                # A whole window is held before any of it is given, so that a restart gives nothing twice.
+                yield from [item for page in self._pages(collections, area, window, items) for item in page]
+                return
+            except PageTooLarge as error:
+                if items == 1:
+                    raise CatalogError(f"{error} (down to pages of one item)") from error
+                items = max(1, items // 2)
+
+    def _pages(
+        self, collections: Sequence[str], area: BaseGeometry, window: Period | None, items: int
+    ) -> Iterator[list[dict[str, Any]]]:
+        client = self._open()
+        outline = area if get_num_coordinates(area) <= _LARGEST_OUTLINE else box(*area.bounds)
+        try:
+            search = client.search(
+                collections=list(collections),
+                intersects=mapping(outline),
+                datetime=window.datetime_range if window else None,
+                limit=items,
+                query=self.query or None,
+            )
+            # Dicts as they were served: pystac would migrate items of STAC 1.0 and lose what the producer wrote.
+            for page in search.pages_as_dicts():
+                yield page["features"]
+        except (APIError, STACError, json.JSONDecodeError, KeyError) as error:
+            when = window.datetime_range if window else "any time"
+            asked = f"collections {list(collections)}, {when}, bounds {tuple(round(x, 4) for x in area.bounds)}"
+            raise CatalogError(f"catalog {self.name}: search of {self.url} for {asked} failed: {error!r}") from error
+
+    def _open(self) -> Client:
+        if self._client is None:
+            patient = PatientIO(
+                self.name,
+                retried=self.provider.retried,
+                attempts=self.attempts,
+                concurrent=self.concurrent,
+                timeout_s=self.timeout_s,
+            )
+            try:
+                self._client = Client.open(self.url, stac_io=patient)
+            except (APIError, STACError, ValueError, KeyError, TypeError) as error:
+                raise CatalogError(
+                    f"catalog {self.name}: {self.url} does not answer as a STAC API ({type(error).__name__}: {error}); "
+                    f"check catalogs.{self.name}.url"
+                ) from error
+        return self._client

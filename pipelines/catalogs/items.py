@@ -1,0 +1,64 @@
+"""From the items of a search to its scenes, each of them accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from shapely import prepare
+from shapely.errors import ShapelyError
+from shapely.geometry.base import BaseGeometry
+
+from pipelines.catalogs.base import SceneSearch, UnusableItem
+from pipelines.catalogs.normalise import normalise
+from pipelines.grid import Period
+from pipelines.sources.base import Kind, Source
+
+
+def collect(
+    found: SceneSearch,
+    items: Iterable[tuple[Mapping[str, Any], str | None]],
+    source: Source,
+    catalog: str,
+    area: BaseGeometry,
+    period: Period | None,
+) -> None:
+    """Add the scenes of some items to a search, in order of time and id.
+
+    An item that several windows returned counts once. Items that turn out to lie outside the area or period (a box was
+    searched instead of an outline) are not part of the search at all.
+
+    Args:
+        found: what is added to.
+        items: each with the address of its file, None where it tells its own.
+        source: that the scenes are for.
+        catalog: configured name.
+        area: WGS 84.
+        period: None for any time.
+    """
+    prepare(area)
+    seen = set()
+    for item, base in items:
+        key = (item.get("collection"), item.get("id"))
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            scene = normalise(item, source, catalog, base=base)
+        except UnusableItem as error:
+            found.refuse(str(error), str(item.get("id")))
+            continue
+        except (KeyError, TypeError, ValueError, AttributeError, ShapelyError) as error:
+            # An item that breaks the STAC specification; one of them must not end a search.
+            found.refuse(f"the item is malformed ({type(error).__name__})", str(item.get("id")))
+            continue
+        if not scene.footprint.intersects(area):
+            continue
+        if period is not None and source.kind is not Kind.STATIC and not _meets(scene.valid_ms, period):
+            continue
+        found.scenes.append(scene)
+    found.scenes.sort(key=lambda scene: (scene.time_ms, scene.scene_id))
+
+
+def _meets(valid_ms: tuple[int, int], period: Period) -> bool:
+    return valid_ms[0] < period.end_ms and period.start_ms < valid_ms[1]
