@@ -19,7 +19,7 @@ Rgb = NDArray[np.uint8]
 EMPTY = (236, 238, 240)  # no data
 INK, MUTED, GRID = "#1c2733", "#66727f", "#dde3e8"
 ACCENT = "#0b7a75"
-CYCLE = ("#0b7a75", "#d1603d", "#5b6ee1", "#c59b1c", "#8e4585", "#4a7c2c", "#2b2d42", "#a23b3b", "#5f9ea0", "#9a6b4b")
+WORST = -0.25
 
 
 def data_uri(png: bytes) -> str:
@@ -175,27 +175,33 @@ def loss_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -
     return _save(figure)
 
 
-def score_chart(scores: Sequence[Score], metric: str, order: Sequence[str]) -> bytes:
-    """One panel per number of shots; a dot and its interval for each feature set, ``order`` from top to bottom."""
+def score_chart(scores: Sequence[Score], label: str, order: Sequence[str]) -> bytes:
+    """One panel per number of shots; a dot and its interval for each feature set, ``order`` from top to bottom.
+
+    Panels share one axis so that shots can be compared; values below -0.25 (an R2 of no use) lie at its edge.
+    """
     shots = list(dict.fromkeys(score.shots for score in scores))
-    figure = _figure(2.9 * len(shots) + 1.4, 0.26 * len(order) + 0.75)
-    axes = figure.subplots(1, len(shots), squeeze=False, sharey=True)[0]
-    for axis, shot in zip(axes, shots, strict=True):
+    panels = max(3, len(shots))  # equal text size in every chart of the page
+    figure = _figure(10, 0.26 * len(order) + 0.75)
+    axes = figure.subplots(1, panels, squeeze=False, sharey=True, sharex=True)[0]
+    for axis, shot in zip(axes, shots, strict=False):
         for place, name in enumerate(order):
-            found = [score for score in scores if score.shots == shot and score.features == name]
-            if not found:
-                continue
-            colour = ACCENT if name == "embedding" else ("#9aa5b1" if name == "untrained" else INK)
-            score = found[0]
-            if score.low is not None and score.high is not None:
-                axis.plot([score.low, score.high], [place, place], color=colour, linewidth=1.6, alpha=0.55)
-            axis.plot(score.mean, place, "o", color=colour, markersize=5 if name == "embedding" else 4)
-        axis.set_title(f"{shot} shots" if shot != 1 else "1 shot", fontsize=8, color=INK, loc="left")
+            for score in (score for score in scores if score.shots == shot and score.features == name):
+                colour = ACCENT if name == "embedding" else ("#9aa5b1" if name == "untrained" else INK)
+                if score.low is not None and score.high is not None:
+                    span = np.maximum([score.low, score.high], WORST)
+                    axis.plot(span, [place, place], color=colour, linewidth=1.6, alpha=0.55)
+                size = 5 if name == "embedding" else 4
+                axis.plot(max(score.mean, WORST), place, "o", color=colour, markersize=size)
+        axis.set_title({"max": "max"}.get(str(shot), f"{shot}-shot"), fontsize=8, color=INK, loc="left")
+        axis.set_xlabel(label, fontsize=7, color=MUTED)
+    for axis in axes:
         axis.grid(axis="x", color=GRID, linewidth=0.5)
         axis.tick_params(labelsize=7, colors=MUTED, length=0)
         for side in ("top", "right", "left", "bottom"):
             axis.spines[side].set_visible(False)
-    axes[0].set_yticks(range(len(order)), order, color=INK)
+    for axis in axes[len(shots) :]:
+        axis.set_visible(False)
+    axes[0].set_yticks(range(len(order)), [name.replace("_", " ") for name in order], color=INK)
     axes[0].set_ylim(len(order) - 0.5, -0.5)
-    figure.supxlabel(metric.replace("_", " "), fontsize=7, color=MUTED)
     return _save(figure)

@@ -269,9 +269,7 @@ td small{color:var(--muted);font-weight:400;font-size:11.5px}td.bad{color:var(--
 td.good{color:var(--accent);font-weight:600}.legend{list-style:none;display:flex;flex-wrap:wrap;gap:5px 16px;
 padding:0;margin:12px 0 0;font-size:13px}.legend i{display:inline-block;width:13px;height:13px;border-radius:3px;
 margin-right:6px;vertical-align:-1px;border:1px solid #0002}
-.verdict{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:12px;margin:0 0 18px}
-.verdict div{background:#f6f8f9;border-radius:8px;padding:10px 14px}.verdict b{font-size:20px;display:block}
-.verdict .up b{color:var(--accent)}.verdict .down b{color:var(--warn)}.verdict small{color:var(--muted);display:block}
+.verdict{margin-bottom:20px}.verdict td{font-size:15px}.verdict small{display:block;font-size:12px}
 .notes{margin:16px 0 0;padding-left:20px;color:var(--muted)}details{margin-top:8px}summary{cursor:pointer;
 color:var(--muted);font-size:13.5px}
 @media print{nav{display:none}section{break-inside:avoid}}

@@ -65,33 +65,38 @@ def _bytes(count: int | None) -> str:
 
 def verdict(scores: Sequence[Score]) -> str:
     """For each task and number of shots: by how much the embedding beats, or loses to, its best baseline."""
-    cards = []
+    columns = list(dict.fromkeys(score.shots for score in scores))
+    rows = []
     for task in dict.fromkeys(score.task for score in scores):
-        best = _best_rows(scores, task)
-        for shots in dict.fromkeys(score.shots for score in best):
-            rows = {score.features: score for score in best if score.shots == shots}
-            rivals = [row for name, row in rows.items() if name not in OURS]
-            if "embedding" not in rows or not rivals:
-                continue
-            own, rival = rows["embedding"], max(rivals, key=lambda row: row.mean)
-            gap = own.mean - rival.mean
-            reduction = [
-                score.mean
-                for score in scores
-                if (score.task, score.shots, score.metric) == (task, shots, "error_reduction")
-            ]
-            extra = f"; error {-reduction[0]:+.0%}" if reduction else ""
-            cards.append(
-                f'<div class="{"up" if gap > 0 else "down"}"><small>{_title(task)}, {_shots(shots)}</small>'
-                f"<b>{gap:+.3f}</b><small>{own.mean:.3f} against {rival.mean:.3f} of {_title(rival.features)}"
-                f"{extra}</small></div>"
-            )
-    if not cards:
+        cells = [_margin(scores, task, shots) for shots in columns]
+        if any(cells):
+            rows.append(f"<tr><td>{_title(task)}</td>{''.join(cell or '<td></td>' for cell in cells)}</tr>")
+    if not rows:
         return ""
+    head = "".join(f"<th>{_shots(shots)}</th>" for shots in columns)
     return (
-        '<p class="muted">The embedding minus the best designed baseline of the same run '
-        "(balanced accuracy or R², best head of each, held-out points).</p>"
-        f'<div class="verdict">{"".join(cards)}</div>'
+        "<p>The embedding minus the best designed baseline of the same run (balanced accuracy or R\u00b2, "
+        "best head of each, held-out points).</p>"
+        f'<div class="scroll"><table class="verdict"><thead><tr><th>task</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _margin(scores: Sequence[Score], task: str, shots: int | str) -> str:
+    rows = {score.features: score for score in _best_rows(scores, task) if score.shots == shots}
+    rivals = [row for name, row in rows.items() if name not in OURS]
+    if "embedding" not in rows or not rivals:
+        return ""
+    own, rival = rows["embedding"], max(rivals, key=lambda row: row.mean)
+    gap = own.mean - rival.mean
+    error = ""
+    for score in scores:
+        if (score.task, score.shots, score.metric) == (task, shots, "error_reduction"):
+            error = f", {abs(score.mean):.0%} {'less' if score.mean > 0 else 'more'} error"
+    tone = "" if abs(gap) < 0.0005 else (' class="good"' if gap > 0 else ' class="bad"')
+    return (
+        f"<td{tone}>{gap:+.3f}{error}<small>{own.mean:.3f} against {rival.mean:.3f} of {_title(rival.features)}"
+        "</small></td>"
     )
 
 
@@ -113,7 +118,7 @@ def score_section(scores: Sequence[Score]) -> str:
         order = sorted(
             names, key=lambda name: (name not in OURS, OURS.index(name) if name in OURS else -last.get(name, 0))
         )
-        chart = figures.data_uri(figures.score_chart(best, metric, order))
+        chart = figures.data_uri(figures.score_chart(best, NAMES[metric], order))
         parts.append(
             f"<h3>{_title(task)}</h3><p class='muted'>{NAMES[metric]}, {count:,} held-out points "
             f"({_title(best[0].split)}), best head of each feature set; 95 % intervals by bootstrap over sites.</p>"
