@@ -121,7 +121,7 @@ def test_full_disk_for_real():
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     store = Storage("/tmp")
-    with pytest.raises(StorageFullError, match="no space left under root"), store._clear_errors("x"):
+    with pytest.raises(StorageFullError, match="no space left under root"), store.clear_errors("x"):
         with open("/dev/full", "wb", buffering=0) as file:
             file.write(b"x")
 

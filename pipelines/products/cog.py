@@ -30,6 +30,8 @@ from pipelines.storage import Storage
 
 BAND_NAMES = tuple(f"A{band:02d}" for band in range(DIMENSIONS))
 BLOCK_PX = 256
+SMALL_BLOCK_PX = 128
+"""GDAL's smallest; every overview of a small tile is padded to a block in all 64 bands."""
 STRIP_PX = 256
 """Rows held as floats while overviews are made; a power of two."""
 
@@ -79,7 +81,7 @@ def cog_bytes(product: TileProduct, tags: Mapping[str, str], scratch: str | None
         vrt.write_text(_vrt(files, window, tags), encoding="utf-8")
         target = Path(folder, "tile.tiff")
         with rasterio.Env(GDAL_NUM_THREADS="1"):
-            rasterio.shutil.copy(vrt, target, driver="COG", OVERVIEWS="FORCE_USE_EXISTING", **_creation_options())
+            rasterio.shutil.copy(vrt, target, driver="COG", OVERVIEWS="FORCE_USE_EXISTING", **_creation_options(window))
         return target.read_bytes()
 
 
@@ -96,7 +98,7 @@ def counts_bytes(product: TileProduct, tags: Mapping[str, str]) -> bytes:
                 **_common_tags(product), **tags, STATUS="0 outside, 1 valid, 2 no observations, 3 failed"
             )
         with plain.open() as dataset, rasterio.Env(GDAL_NUM_THREADS="1"):
-            options = _creation_options() | {"OVERVIEW_RESAMPLING": "NEAREST"}
+            options = _creation_options(window) | {"OVERVIEW_RESAMPLING": "NEAREST"}
             rasterio.shutil.copy(dataset, target.name, driver="COG", **options)
         return bytes(target.read())
 
@@ -134,11 +136,11 @@ def _reduce(sums: NDArray[np.float32], depth: int) -> tuple[list[NDArray[np.int8
     return levels, sums
 
 
-def _creation_options() -> dict[str, str | int]:
+def _creation_options(window: Window) -> dict[str, str | int]:
     return {
         "COMPRESS": _compression(),
         "PREDICTOR": "YES",
-        "BLOCKSIZE": BLOCK_PX,
+        "BLOCKSIZE": SMALL_BLOCK_PX if max(window.shape) <= SMALL_BLOCK_PX else BLOCK_PX,
         "BIGTIFF": "IF_SAFER",
         "NUM_THREADS": 1,
     }
@@ -186,7 +188,7 @@ def _write_plain(path: str, data: NDArray[np.int8], window: Window, level: int) 
         "width": width,
         "nodata": NODATA,
         "crs": CRS.from_epsg(window.epsg),
-        "transform": window.transform * Affine.scale(2**level),
+        "transform": window.transform @ Affine.scale(2**level),
         "interleave": "band",
         "BIGTIFF": "IF_SAFER",
     }

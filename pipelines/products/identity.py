@@ -8,10 +8,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
-import inspect
+import importlib.util
 import json
 import pkgutil
 from collections.abc import Mapping
+from importlib.abc import InspectLoader
 from types import ModuleType
 from typing import Any
 
@@ -43,8 +44,8 @@ def code_digest(*modules: ModuleType | str) -> str:
     """
     sources: dict[str, str] = {}
     for module in modules:
-        for found in _expand(importlib.import_module(module) if isinstance(module, str) else module):
-            sources[found.__name__] = meaning(inspect.getsource(found))
+        for name in _expand(importlib.import_module(module) if isinstance(module, str) else module):
+            sources[name] = meaning(_source(name))
     digest = hashlib.sha256(json.dumps(sources, sort_keys=True).encode())
     return digest.hexdigest()[:DIGEST_CHARACTERS]
 
@@ -77,11 +78,21 @@ def _logs(function: ast.expr) -> bool:
     return isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id in LOGGERS
 
 
-def _expand(module: ModuleType) -> list[ModuleType]:
-    if not hasattr(module, "__path__"):
-        return [module]
-    below = sorted(info.name for info in pkgutil.walk_packages(module.__path__, f"{module.__name__}."))
-    return [module, *(importlib.import_module(name) for name in below)]
+def _expand(module: ModuleType) -> list[str]:
+    names = [module.__name__]
+    if hasattr(module, "__path__"):
+        names += sorted(info.name for info in pkgutil.walk_packages(module.__path__, f"{module.__name__}."))
+    return names
+
+
+def _source(name: str) -> str:
+    """Source text without importing: a module below a package may need an optional dependency."""
+    spec = importlib.util.find_spec(name)
+    loader = None if spec is None else spec.loader
+    text = loader.get_source(name) if isinstance(loader, InspectLoader) else None
+    if text is None:
+        raise ValueError(f"module {name} has no Python source to take a digest of")
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ and belongs to the one process that starts a run; writing tiles is for any numbe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import ceil
 from typing import Any
 
@@ -90,10 +90,9 @@ def ensure_zone(
     wanted = {period.label: period for period in periods}
     path = zarr_path(zone_name(epsg))
     window = zone_window(epsg, tile_px)
-    group = f"{path}/zarr.json"
     known: dict[str, list[int]] = {}
-    if storage.exists(group):
-        attributes = storage.read_json(group)["attributes"]
+    attributes = _group_attributes(storage, path)
+    if attributes is not None:
         if (attributes["aef:tile_px"], attributes["aef:model_digest"]) != (tile_px, model_digest):
             raise ValueError(
                 f"{storage.uri(path)} holds tiles of {attributes['aef:tile_px']} px of model "
@@ -109,10 +108,12 @@ def ensure_zone(
     table = {label: [*(known.get(label) or added[label])[:2], place] for place, label in enumerate(labels)}
     store = _store(storage, path)
     with storage.clear_errors(path):
-        _ensure_arrays(store, window, tile_px, [table[label] for label in labels])
+        # Without the group's metadata no tile can have been written: what an interrupted start left is made anew.
+        fresh = attributes is None
+        _ensure_arrays(store, window, tile_px, [table[label] for label in labels], fresh)
     # The group's own metadata comes last: where it is, all that it promises is.
     attributes = _attributes(window, tile_px, model_uri, model_digest, list(source_uris), table)
-    storage.write_json(group, {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    storage.write_json(f"{path}/zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
 def write_tile(
@@ -145,10 +146,9 @@ def read_tile(storage: Storage, tile: Tile, period: Period) -> tuple[NDArray[np.
 
 def _locate(storage: Storage, tile: Tile, period: Period) -> tuple[str, int, slice, slice]:
     path = zarr_path(zone_name(tile.window.epsg))
-    group = f"{path}/zarr.json"
-    if not storage.exists(group):
+    attributes = _group_attributes(storage, path)
+    if attributes is None:
         raise ValueError(f"{storage.uri(path)} does not exist; call ensure_zone before tiles are written")
-    attributes: Mapping[str, Any] = storage.read_json(group)["attributes"]
     if period.label not in attributes["aef:periods"]:
         raise ValueError(f"{storage.uri(path)} has no period {period.label}; call ensure_zone with it first")
     tile_px = attributes["aef:tile_px"]
@@ -159,13 +159,22 @@ def _locate(storage: Storage, tile: Tile, period: Period) -> tuple[str, int, sli
     return path, attributes["aef:periods"][period.label][2], slice(row, row + tile_px), slice(col, col + tile_px)
 
 
+def _group_attributes(storage: Storage, path: str) -> dict[str, Any] | None:
+    """Attributes of a finished group; Zarr itself puts an empty one above the first array."""
+    try:
+        attributes: dict[str, Any] = storage.read_json(f"{path}/zarr.json").get("attributes", {})
+    except FileNotFoundError:
+        return None
+    return attributes if "aef:periods" in attributes else None
+
+
 def _store(storage: Storage, path: str) -> Store:
     if storage.is_local:
         return LocalStore(storage.uri(path))
     return FsspecStore.from_url(storage.uri(path))
 
 
-def _ensure_arrays(store: Store, window: Window, tile_px: int, periods: list[list[int]]) -> None:
+def _ensure_arrays(store: Store, window: Window, tile_px: int, periods: list[list[int]], fresh: bool) -> None:
     count = len(periods)
     chunk = next(size for size in (CHUNK_PX, 32, 16, 8, 4, 2, 1) if tile_px % size == 0)
     codec = BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.noshuffle)
@@ -180,7 +189,7 @@ def _ensure_arrays(store: Store, window: Window, tile_px: int, periods: list[lis
             {"flags": {status.name.lower(): int(status) for status in Status}},
         ),
     ):
-        if _has_array(store, name):
+        if not fresh:
             zarr.open_array(store, path=name, mode="r+").resize((count, *bands, height, width))
             continue
         zarr.create_array(
@@ -194,6 +203,7 @@ def _ensure_arrays(store: Store, window: Window, tile_px: int, periods: list[lis
             compressors=codec,
             dimension_names=["time", *(["band"] if bands else []), "y", "x"],
             attributes=extra,
+            overwrite=True,
         )
     x, y = window.centres()
     milliseconds = {"units": "milliseconds since 1970-01-01T00:00:00", "calendar": "proleptic_gregorian"}
@@ -206,11 +216,10 @@ def _ensure_arrays(store: Store, window: Window, tile_px: int, periods: list[lis
         ("time", "time", starts, milliseconds | {"description": "start of the valid period"}),
         ("time_end", "time", ends, milliseconds | {"description": "end of the valid period, exclusive"}),
     ):
-        if _has_array(store, name):
+        if not fresh and dimension != "time":
+            continue
+        if not fresh:
             array = zarr.open_array(store, path=name, mode="r+")
-            if array.shape == values.shape:
-                array[:] = values
-                continue
             array.resize(values.shape)
         else:
             array = zarr.create_array(
@@ -221,16 +230,9 @@ def _ensure_arrays(store: Store, window: Window, tile_px: int, periods: list[lis
                 dtype=values.dtype,
                 dimension_names=[dimension],
                 attributes=extra,
+                overwrite=True,
             )
         array[:] = values
-
-
-def _has_array(store: Store, name: str) -> bool:
-    try:
-        zarr.open_array(store, path=name, mode="r")
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _attributes(

@@ -55,6 +55,7 @@ _RASTER = pa.struct(
         ("scale", pa.list_(pa.float64())),  # (N, C)
         ("offset", pa.list_(pa.float64())),  # (N, C)
         ("geometry", pa.list_(pa.float32())),  # (N, G)
+        ("geometry_size", pa.int32()),
         ("scene_ids", pa.list_(pa.string())),
         ("codec", pa.string()),
         ("value_ends", pa.list_(pa.int64())),  # end of each frame's buffer in `values`
@@ -232,6 +233,7 @@ def _encode_raster(frames: RasterFrames, codec: str) -> dict[str, Any]:
         "scale": _typed(frames.scale, np.float64).reshape(-1),
         "offset": _typed(frames.offset, np.float64).reshape(-1),
         "geometry": _typed(frames.geometry, np.float32).reshape(-1),
+        "geometry_size": frames.geometry.shape[1],
         "scene_ids": list(frames.scene_ids),
         "codec": codec,
         "value_ends": value_ends,
@@ -244,9 +246,6 @@ def _encode_raster(frames: RasterFrames, codec: str) -> dict[str, Any]:
 def _decode_raster(cell: Mapping[str, Any], chosen: NDArray[np.integer] | list[int] | None) -> RasterFrames:
     count, bands, height, width = (cell[key] for key in ("frames", "bands", "height", "width"))
     index = np.arange(count) if chosen is None else np.asarray(chosen, np.int64)
-    # Frames without acquisition geometry have G = 0, which reshape(-1) cannot infer.
-    geometry = np.asarray(cell["geometry"], np.float32)
-    geometry = geometry.reshape(count, geometry.size // count if count else 0)
     return RasterFrames(
         values=_unpack(cell["values"], cell["value_ends"], index, (bands, height, width), cell["dtype"], cell["codec"]),
         nodata=cell["nodata"],
@@ -255,7 +254,7 @@ def _decode_raster(cell: Mapping[str, Any], chosen: NDArray[np.integer] | list[i
         valid_ms=np.asarray(cell["valid_ms"], np.int64).reshape(count, 2)[index],
         scale=np.asarray(cell["scale"], np.float64).reshape(count, bands)[index],
         offset=np.asarray(cell["offset"], np.float64).reshape(count, bands)[index],
-        geometry=geometry[index],
+        geometry=np.asarray(cell["geometry"], np.float32).reshape(count, cell["geometry_size"])[index],
         scene_ids=tuple(cell["scene_ids"][i] for i in index),
     )
 

@@ -64,9 +64,8 @@ class ShardSet:
         footprints (points) or texts.
         """
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            rows = [
-                row for rows in pool.map(lambda shard: _read_metadata(self.storage, shard), self.shards) for row in rows
-            ]
+            parts = list(pool.map(lambda shard: _read_metadata(self.storage, shard), self.shards))
+        rows = [row for part in parts for row in part]
         names = ["path", "row", *HEAD_COLUMNS, *(f"{source}.frames" for source in self.sources)]
         return pa.table({name: [row.get(name, 0) for row in rows] for name in names})
 
