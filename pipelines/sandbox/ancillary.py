@@ -65,7 +65,7 @@ def write_dem(p: WorldParameters, root: Path) -> int:
             asset = {
                 "href": f"../../../assets/{DEM_COLLECTION}/{name}/{name}.tif",
                 "type": "image/tiff; application=geotiff; profile=cloud-optimized",
-                "title": "N%02d E%03d" % (lat, lon),
+                "title": f"N{lat:02d} E{lon:03d}",
                 "raster:bands": [
                     {"sampling": "point", "data_type": "float32", "spatial_resolution": 30, "unit": "meter"}
                 ],

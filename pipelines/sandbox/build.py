@@ -121,9 +121,8 @@ def build(
     }
     write_catalog(archive, [(name, title) for name, (title, _) in COLLECTIONS.items()])
     shutil.rmtree(folder, ignore_errors=True)
-    size_bytes = sum(
-        f.stat().st_size for part in ("assets", "catalog", "truth") for f in (root / part).rglob("*") if f.is_file()
-    )
+    files = (f for part in ("assets", "catalog", "truth") for f in (root / part).rglob("*") if f.is_file())
+    size_bytes = sum(f.stat().st_size for f in files)
     manifest = _manifest(p, items, size_bytes, complete=True)
     write_text(manifest_path, json.dumps(manifest, indent=1))
     return _result(root, p, manifest, built, began)

@@ -29,7 +29,7 @@ _UNITS = {
 
 
 def hourly(p: WorldParameters) -> xr.Dataset:
-    """Two metre temperature and dew point, surface pressure and precipitation, hour by hour, as ERA5-Land names them."""
+    """Two metre temperature and dew point, surface pressure, precipitation: hour by hour, named as in ERA5-Land."""
     world, weather = world_of(p), weather_of(p)
     west, south, east, north = plane_to_wgs84(world, region(p)).bounds
     lon = np.round(np.arange(np.floor(west * 10) - 1, np.ceil(east * 10) + 2) / 10, 1)

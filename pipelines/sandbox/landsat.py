@@ -141,9 +141,7 @@ def _pan(
     green, red = BANDS.index("green"), BANDS.index("red")
     mixed = table.copy()
     mixed[:, green] = 0.5 * table[:, green] + 0.5 * table[:, red]
-    image = through(
-        displaced(shading.surface(layers, mixed, green), 2 * shift[0] % 0.9, 2 * shift[1] % 0.9), air, green
-    )
+    image = through(displaced(shading.surface(layers, mixed, green), *np.clip(2 * shift, -0.95, 0.95)), air, green)
     image = image * np.float32(0.91 * gain) + np.float32(0.034)
     return _stored(image + 0.002 * bank.cut(image.shape), SCALE, OFFSET)
 

@@ -121,7 +121,8 @@ def sensor_grid(p: WorldParameters, sensor: str, epsg: int) -> Grid:
     """The base grid of a sensor in a zone.
 
     ``sentinel2`` holds the zone's own half and a strip beyond, on multiples of 60 m so that 10, 20 and 60 m bands share
-    edges; ``sentinel1`` and ``landsat`` scenes hold the whole region, Landsat's edges at 15 m modulo 30 m as USGS has it.
+    edges; ``sentinel1`` and ``landsat`` scenes hold the whole region, Landsat's
+    edges at 15 m modulo 30 m as USGS has it.
     """
     world = world_of(p)
     area = region(p)

@@ -60,7 +60,7 @@ class WorldParameters:
     soil_sd: float = 0.20
 
     # Sentinel-2
-    s2_keep: float = 0.27  # of 146 passes a year: two satellites on two relative orbits
+    s2_keep: float = 0.28  # of 146 passes a year: two satellites on two relative orbits
     clear_fraction: float = 0.45
     s2_gain_sd: float = 0.03
     s2_shift_px: float = 0.3
@@ -70,9 +70,9 @@ class WorldParameters:
     baseline_0400: str = "2022-01-25"
 
     # Sentinel-1, Landsat
-    s1_keep: float = 0.30  # of 61 passes a year over two orbits
+    s1_keep: float = 0.27  # of 61 passes a year over two orbits
     s1_enl: float = 4.4
-    landsat_keep: float = 0.135  # of 92 passes a year: two satellites on two paths
+    landsat_keep: float = 0.16  # of 92 passes a year: two satellites on two paths
     landsat_night: int = 2  # scenes a year
 
     # the rest

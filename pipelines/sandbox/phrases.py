@@ -1,9 +1,29 @@
-"""Words of the sandbox's texts. Written for this project; places are invented, species and their habits are common knowledge."""
+"""Words of the sandbox's texts. Places are invented; species and their habits are common knowledge."""
+# ruff: noqa: E501
 
 from __future__ import annotations
 
 NAMES: tuple[tuple[str, ...], ...] = (
-    ("Aren", "Bick", "Cald", "Dorn", "Els", "Feld", "Grau", "Hase", "Ill", "Kirsch", "Lind", "Mar", "Nied", "Ober", "Rod", "Stein", "Wal", "Zell"),
+    (
+        "Aren",
+        "Bick",
+        "Cald",
+        "Dorn",
+        "Els",
+        "Feld",
+        "Grau",
+        "Hase",
+        "Ill",
+        "Kirsch",
+        "Lind",
+        "Mar",
+        "Nied",
+        "Ober",
+        "Rod",
+        "Stein",
+        "Wal",
+        "Zell",
+    ),
     ("bach", "berg", "dorf", "feld", "hausen", "heim", "hof", "ingen", "kirchen", "rath", "scheid", "tal", "weiler"),
 )
 

@@ -26,7 +26,8 @@ def write_cog(
     Args:
         path: of the file; its folder is made.
         array: ``(H, W)``.
-        transform, epsg: placement.
+        transform: pixel (column, row) to coordinates.
+        epsg: of the coordinates.
         nodata: stored value that means "not measured".
         categorical: class codes: overviews by nearest neighbour, not by mean.
         colormap: palette of class codes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from pipelines.sandbox.noise import generator
 from pipelines.sandbox.parameters import WorldParameters
@@ -100,7 +101,7 @@ def _draw(p: WorldParameters, mission: str, cycles: list[_Cycle], keep: float, m
             if most is not None and len(chosen) > most:
                 # Spread over the year: one from each of `most` equal stretches.
                 edges = [round(k * len(chosen) / most) for k in range(most + 1)]
-                chosen = [chosen[int(rng.integers(a, b))] for a, b in zip(edges, edges[1:], strict=False)]
+                chosen = [chosen[int(rng.integers(a, b))] for a, b in pairwise(edges)]
             found += [
                 Pass(mission.split("-")[0], c.platform, c.orbit, c.ascending, time, c.night) for time, c in chosen
             ]

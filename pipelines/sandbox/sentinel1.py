@@ -46,7 +46,7 @@ _DB: dict[str, tuple[float, float, float, float]] = {
 
 
 def zone_of(one: Pass) -> int:
-    """The UTM zone of a pass's product: that of the middle of its wide scene, which lies on either side of the region."""
+    """The UTM zone of a pass's product: that of the middle of its scene, far wider than the region."""
     return ZONES[0] if one.ascending else ZONES[1]
 
 

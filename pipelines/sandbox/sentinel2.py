@@ -1,4 +1,4 @@
-"""Sentinel-2 Level-2A as Earth Search v1 offers it: 13 bands at 10, 20 and 60 m, SCL, two orbits, tiles that overlap."""
+"""Sentinel-2 Level-2A in the manner of Earth Search: 13 bands, SCL, two orbits, tiles that overlap."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def reflectance(world: World, state: ParcelState, soil_moisture: float) -> NDArr
     factor = np.exp(parcels.spectral[:, :3])[:, GROUP]
     tall = np.clip(state.height_m / 30, 0, 1)[:, None]
     # Taller stands cast more shadow into their own crowns: darker, most of all in the near infrared.
-    shade = 1 - tall * np.array([0.13, 0.24, 0.20], np.float32)[GROUP]
+    shade = 1 - tall * np.array([0.16, 0.30, 0.26], np.float32)[GROUP]
     g, d, f = (state.cover[:, k : k + 1] for k in range(3))
     bare = np.clip(1 - g - d - f, 0, 1)
     plants = g * green * factor + (d * np.array(_DRY, np.float32) + f * np.array(_FLOWER, np.float32)) * factor**0.5

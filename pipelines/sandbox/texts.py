@@ -1,6 +1,6 @@
 """Geolocated texts: articles about places and records of species, worded by what is there.
 
-Phrases are drawn from small sets for each subject, so the wording carries signal without naming the class in every text.
+Phrases are drawn from small sets for each subject, so the wording carries signal without always naming the class.
 """
 
 from __future__ import annotations

@@ -9,12 +9,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.optimize import brentq
+from scipy.special import expit, ndtri
 
 from pipelines.sandbox.noise import NoiseField, generator
 from pipelines.sandbox.parameters import WorldParameters
 
 DAY_MS = 86_400_000
 _CLOUD_STEP_M = 60.0
+_SHADED = 0.09  # share of the ground that is in shadow or under an edge that the cloud mask calls cloud
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def weather_of(p: WorldParameters) -> Weather:
     unrest = _red_noise(rng, n, 0.45)
     # U-shaped: half the days are nearly clear or nearly overcast. The mean follows the parameter and the season.
     season = 0.12 * np.cos(2 * np.pi * (day - 20) / 365.25)
-    cloudiness = 1 / (1 + np.exp(-(2.4 * unrest + 4.0 * season + 2.6 * (0.5 - p.clear_fraction) * 1.55)))
+    cloudiness = _cover(2.4 * unrest + 4.0 * season, 1 - p.clear_fraction - _SHADED)
     warm = 10.0 - 9.3 * np.cos(2 * np.pi * (day - 22) / 365.25) + 3.2 * _red_noise(rng, n, 0.75)
     wet = (cloudiness > 0.62) & (rng.random(n) < 0.75)
     rain = np.where(wet, rng.gamma(0.8, 0.006, n) * cloudiness, 0)
@@ -74,6 +77,12 @@ def weather_of(p: WorldParameters) -> Weather:
         pressure.astype(np.float32),
         moisture.astype(np.float32),
     )
+
+
+def _cover(score: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
+    # The logistic of the score, shifted so that its mean is as asked.
+    shift = brentq(lambda b: float(np.mean(expit(score + b))) - mean, -20, 20)
+    return expit(score + shift)
 
 
 def _red_noise(rng: np.random.Generator, n: int, memory: float) -> NDArray[np.float64]:
@@ -141,6 +150,4 @@ def sky_at(p: WorldParameters, time_ms: int) -> Sky:
 
 
 def _normal_quantile(q: float) -> float:
-    from scipy.special import ndtri
-
     return float(np.clip(ndtri(q), -3.5, 3.5))

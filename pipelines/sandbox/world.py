@@ -1,7 +1,7 @@
 """The hidden truth: a continuous, seeded world that answers at any point of a local plane.
 
-Plane coordinates are metres east and north of the centre in a transverse Mercator projection, so both UTM zones that meet
-at x = 0 see one and the same world. Nothing here knows sensors, grids or files.
+Plane coordinates are metres east and north of the centre in a transverse Mercator projection, so both UTM zones
+that meet at x = 0 see one and the same world. Nothing here knows sensors, grids or files.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class World:
         inside = (np.abs(x) < p.width_m / 2) & (np.abs(y) < p.height_m / 2)
         first = self._first_classes(x, y, inside, rng)
         classes = self._history(first, rng, seasons)
-        age = np.clip(rng.beta(1.5, 1.7, n), 0.03, 1)
+        age = np.clip(rng.beta(2.2, 2.0, n), 0.03, 1)
         height = np.stack([_canopy_height(classes[:, s], age, rng, s) for s in range(seasons)], axis=1)
         # A stand keeps its height where its class stays; a year of growth is below what can be seen.
         for s in range(1, seasons):
