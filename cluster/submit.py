@@ -28,7 +28,9 @@ def entrypoint(options: argparse.Namespace, config: Config) -> str:
     """
     path = Path(options.config).resolve()
     if not path.is_relative_to(PROJECT):
-        raise ConfigError(f"--config {path} is outside {PROJECT}, which is what travels to the cluster; move it to configs/")
+        raise ConfigError(
+            f"--config {path} is outside {PROJECT}, which is what travels to the cluster; move it to configs/"
+        )
     words = ["python", "-m", "pipelines.cli", options.stage, "--config", str(path.relative_to(PROJECT))]
     for assignment in options.overrides:
         words += ["--set", assignment]
@@ -59,7 +61,9 @@ def submit(options: argparse.Namespace, config: Config) -> int:
         client = JobSubmissionClient(address)
     except (ConnectionError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--address {address}: no Ray dashboard answers ({reason}); start the cluster or mend it") from error
+        raise ConfigError(
+            f"--address {address}: no Ray dashboard answers ({reason}); start the cluster or mend it"
+        ) from error
     if options.job_id and _known(client, options.job_id):
         print(f"[submit] job {options.job_id} exists ({client.get_job_status(options.job_id)}); following it")
         job = options.job_id

@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--fault", action="append", default=[], metavar="NAME=P", help="inject faults, e.g. --fault unavailable=0.05"
     )
-    submit = add("submit", "Run a stage as a job of a Ray cluster (ray job submit), follow its log, pass on its status.")
+    submit = add(
+        "submit", "Run a stage as a job of a Ray cluster (ray job submit), follow its log, pass on its status."
+    )
     submit.add_argument("stage", choices=("plan", "ingest", "train", "embed", "evaluate", "run"))
     with_config(submit)
     submit.add_argument("--address", help="dashboard address of the cluster (default: RAY_API_SERVER_ADDRESS)")

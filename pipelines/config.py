@@ -124,7 +124,9 @@ class PlanConfig(_Part):
     sites: int = Field(200, ge=1, description="training and test sites drawn at most")
     site_px: int = Field(128, ge=16, multiple_of=16)
     spacing_m: int = Field(1280, ge=0, description="smallest distance between the centres of two sites")
-    test_area: tuple[float, float, float, float] | None = Field(None, description="bbox whose sites are never trained on")
+    test_area: tuple[float, float, float, float] | None = Field(
+        None, description="bbox whose sites are never trained on"
+    )
     gap_m: int = Field(0, ge=0, description="training sites keep this distance from test_area")
     tile_px: int = Field(512, ge=16, multiple_of=16)
     search_cell_deg: float = Field(1.0, gt=0)
@@ -189,6 +191,8 @@ class TaskConfig(_Part):
     name: str
     kind: Literal["classification", "regression", "change"]
     column: str
+    year: int | None = Field(None, description="labels of this year only; a change task: the year before")
+    year_after: int | None = Field(None, description="a change task: the year after")
 
 
 class EvaluateConfig(_Part):
@@ -196,7 +200,10 @@ class EvaluateConfig(_Part):
 
     labels: tuple[str, ...] = Field(min_length=1, description="label tables (Parquet or GeoParquet; globs allowed)")
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
-    group: str = Field("parcel_id", description="column of the parcel; never shared between train and test")
+    group: str | tuple[str, ...] = Field(
+        "parcel_id", description="column(s) that name the parcel; never shared between train and test"
+    )
+    points_per_group: int = Field(1, ge=1, description="points taken from a parcel, year and period")
     year: str | None = Field("year", description="column of the year of the label; null: labels hold for every period")
     split: Literal["sites", "groups"] = Field("sites", description="hold out the test sites, or a share of the groups")
     test_share: float = Field(0.4, gt=0, lt=1, description="for split: groups")
@@ -243,7 +250,9 @@ class Config(_Part):
     def _consistent(self) -> Config:
         for name, part in self.sources.items():
             if part.catalog not in self.catalogs:
-                raise ValueError(f"sources.{name}.catalog: {part.catalog!r} is not in catalogs ({', '.join(self.catalogs)})")
+                raise ValueError(
+                    f"sources.{name}.catalog: {part.catalog!r} is not in catalogs ({', '.join(self.catalogs)})"
+                )
             self.source(name)
         if not any(self.source(name).is_input for name in self.sources):
             raise ValueError("sources: at least one of sentinel2, sentinel1, landsat is needed as an input")

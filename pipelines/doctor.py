@@ -36,7 +36,9 @@ def check(config: Config | None = None) -> int:
     """Print every finding; 1 when something needed is missing."""
     findings = [*_machine(config), *(_configured(config) if config else ())]
     for finding in findings:
-        print(f"{'ok  ' if finding.good else 'FAIL'} {finding.text}" + (f"; {finding.remedy}" if finding.remedy else ""))
+        print(
+            f"{'ok  ' if finding.good else 'FAIL'} {finding.text}" + (f"; {finding.remedy}" if finding.remedy else "")
+        )
     bad = sum(not finding.good for finding in findings)
     print(f"{bad} problem{'s' * (bad != 1)} found" if bad else "everything needed is here")
     return 1 if bad else 0
@@ -54,7 +56,9 @@ def _machine(config: Config | None) -> Iterator[Finding]:
     import rasterio
     import torch
 
-    drivers = [name for name in ("COG", "GTiff", "JP2OpenJPEG") if name in rasterio.drivers.raster_driver_extensions().values()]
+    drivers = [
+        name for name in ("COG", "GTiff", "JP2OpenJPEG") if name in rasterio.drivers.raster_driver_extensions().values()
+    ]
     yield Finding(True, f"GDAL {rasterio.__gdal_version__}, writes {', '.join(sorted(set(drivers))) or 'GTiff'}")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     yield Finding(True, f"accelerators: {', '.join(gpus) or 'none (the tiny model runs on CPU)'}")
@@ -78,7 +82,9 @@ def _machine(config: Config | None) -> Iterator[Finding]:
         "AWS_ACCESS_KEY_ID or AWS_PROFILE (requester-pays buckets)": bool(
             os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE")
         ),
-        "EARTHDATA_TOKEN or ~/.netrc (NASA)": bool(os.environ.get("EARTHDATA_TOKEN") or (Path.home() / ".netrc").exists()),
+        "EARTHDATA_TOKEN or ~/.netrc (NASA)": bool(
+            os.environ.get("EARTHDATA_TOKEN") or (Path.home() / ".netrc").exists()
+        ),
         "PC_SDK_SUBSCRIPTION_KEY (Planetary Computer, optional)": bool(os.environ.get("PC_SDK_SUBSCRIPTION_KEY")),
     }
     for name, there in known.items():
@@ -98,7 +104,9 @@ def _configured(config: Config) -> Iterator[Finding]:
             base = base.parent
         free = shutil.disk_usage(base).free / 2**30
         good = free >= DISK_NEEDED_GIB
-        yield Finding(good, f"{free:.0f} GiB free under the root", "" if good else f"the default run needs {DISK_NEEDED_GIB}")
+        yield Finding(
+            good, f"{free:.0f} GiB free under the root", "" if good else f"the default run needs {DISK_NEEDED_GIB}"
+        )
     for name, catalog in config.catalogs.items():
         if config.sandbox is not None and catalog.kind == "sandbox":
             yield _port_free(config.sandbox.host, config.sandbox.port)
@@ -109,10 +117,14 @@ def _configured(config: Config) -> Iterator[Finding]:
             yield Finding(there, f"catalog {name}: {catalog.url}", "" if there else "no such file")
             continue
         try:
-            with socket.create_connection((parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), 5):
+            with socket.create_connection(
+                (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), 5
+            ):
                 yield Finding(True, f"catalog {name}: {parts.hostname} answers")
         except OSError as error:
-            yield Finding(False, f"catalog {name}: {parts.hostname} cannot be reached ({error})", "check network and proxy")
+            yield Finding(
+                False, f"catalog {name}: {parts.hostname} cannot be reached ({error})", "check network and proxy"
+            )
 
 
 def _port_free(host: str, port: int) -> Finding:

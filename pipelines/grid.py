@@ -50,7 +50,9 @@ class Period:
 
     def __post_init__(self) -> None:
         if self.end_ms <= self.start_ms:
-            raise ValueError(f"period ends ({format_time(self.end_ms)}) before it starts ({format_time(self.start_ms)})")
+            raise ValueError(
+                f"period ends ({format_time(self.end_ms)}) before it starts ({format_time(self.start_ms)})"
+            )
 
     @classmethod
     def from_iso(cls, start: str, end: str) -> Period:

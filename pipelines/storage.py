@@ -24,8 +24,12 @@ from typing import IO, Any, BinaryIO, cast
 import fsspec
 
 TEMPORARY_SUFFIX = ".tmp"
+ZARR_TEMPORARY_SUFFIX = ".partial"  # what the Zarr library calls its own
 # A writer that takes longer than this over one object is taken for dead and its leftovers may be removed.
 STALE_TEMPORARY_S = 24 * 3600
+
+
+_Paths = list[str]  # inside the class the name `list` is the method's
 
 
 class StorageError(OSError):
@@ -176,7 +180,7 @@ class Storage:
                 digest.update(block)
         return digest.hexdigest()
 
-    def list(self, prefix: str = "", suffix: str = "") -> list[str]:
+    def list(self, prefix: str = "", suffix: str = "") -> _Paths:
         """Sorted paths of all objects below a folder, at any depth, temporary files left out."""
         base = self._key("").rstrip("/") + "/"
         try:
@@ -186,7 +190,7 @@ class Storage:
         paths = (key.removeprefix(base) for key in keys)
         return sorted(path for path in paths if path.endswith(suffix) and not _is_temporary(path))
 
-    def glob(self, pattern: str) -> list[str]:
+    def glob(self, pattern: str) -> _Paths:
         """Sorted paths that match a shell pattern in which ``*`` does not cross a ``/``."""
         parts = pattern.split("/")
         fixed = []
@@ -284,9 +288,9 @@ class Storage:
         """Remove what killed writers left behind; returns how many files that were. Object stores leave nothing."""
         removed = 0
         folder = Path(self._key(prefix)) if self.is_local else None
-        for file in folder.rglob(f".*{TEMPORARY_SUFFIX}") if folder is not None and folder.is_dir() else ():
+        for file in folder.rglob("*") if folder is not None and folder.is_dir() else ():
             with suppress(FileNotFoundError):
-                if time.time() - file.stat().st_mtime >= older_than_s:
+                if _is_temporary(file.name) and time.time() - file.stat().st_mtime >= older_than_s:
                     file.unlink()
                     removed += 1
         return removed
@@ -404,7 +408,7 @@ def _temporary_name(target: str) -> str:
 
 def _is_temporary(path: str) -> bool:
     name = path.rsplit("/", 1)[-1]
-    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+    return (name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)) or name.endswith(ZARR_TEMPORARY_SUFFIX)
 
 
 def _sync_folder(target: str) -> None:

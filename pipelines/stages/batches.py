@@ -23,7 +23,6 @@ from pipelines.sources import Source
 from pipelines.sources.base import Kind
 from pipelines.sources.statistics import Statistics, normalise
 
-
 TEXT = "text"
 # Half of the crops of a sequence with texts are laid over one of them; the others keep the sampling of places even.
 TEXT_CROPS = 0.5

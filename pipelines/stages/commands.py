@@ -46,7 +46,9 @@ def run_stages(config: Config, options: argparse.Namespace) -> int:
         print(f"Report: {storage.uri(evaluate.REPORT)}")
     failed = sum(result.failed for result in results)
     if failed:
-        print(f"{failed} pieces of work failed; the reasons stand above. Run the same command again to do what is left.")
+        print(
+            f"{failed} pieces of work failed; the reasons stand above. Run the same command again to do what is left."
+        )
     return 1 if failed else 0
 
 
@@ -99,7 +101,9 @@ def status(config: Config, options: argparse.Namespace) -> int:
         print("plan: none yet; run `aef plan`")
         return 0
     counts = storage.read_json(plan.PLAN)["counts"]
-    print(f"plan: {counts['scenes']}, sites {counts['sites']}, {counts['sequences']} sequences, {counts['tiles']} tiles")
+    print(
+        f"plan: {counts['scenes']}, sites {counts['sites']}, {counts['sequences']} sequences, {counts['tiles']} tiles"
+    )
     for stage in (ingest, train, embed):
         print(stage.status_line(config))
     if storage.exists("reports/summary.json"):
@@ -165,5 +169,3 @@ def _fault(text: str) -> tuple[str, float]:
         return name, float(value)
     except ValueError:
         raise ConfigError(f"--fault {text}: write NAME=PROBABILITY, e.g. unavailable=0.05") from None
-
-

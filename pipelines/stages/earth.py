@@ -15,17 +15,18 @@ def build_earth(config: Config) -> StageResult:
     from pipelines.sandbox.build import build
 
     assert config.sandbox is not None and config.sandbox.size is not None
-    result = StageResult("sandbox", "files")
+    result = StageResult("sandbox", "items")
     built = build(
         config.sandbox_path,
         config.sandbox.size,
         config.sandbox.seed,
         workers=config.sandbox.workers,
-        progress=Progress("sandbox", "files"),
+        progress=Progress("sandbox", "items"),
     )
-    result.planned, result.written = built.planned, built.written
-    result.skipped = built.planned - built.written
-    if not built.written:
+    result.planned, result.written = sum(built.items.values()), built.built
+    result.skipped = result.planned - result.written
+    result.details = {"items": built.items, "bytes": built.bytes}
+    if not built.built:
         print(f"[sandbox] already built at {config.sandbox_path}")
     return result
 

@@ -95,7 +95,9 @@ class Recipe:
         embed = config.embed
         parameters = {"patch_px": embed.patch_px, "margin_px": embed.margin_px, "precision": embed.precision}
         bands = {name: list(source.band_names) for name, source in self.sources.items()}
-        return Provenance(self.model_id, self.model_digest, self.code, {**parameters, "bands": bands}, tuple(sorted(inputs)))
+        return Provenance(
+            self.model_id, self.model_digest, self.code, {**parameters, "bands": bands}, tuple(sorted(inputs))
+        )
 
 
 class TileReader:
@@ -111,7 +113,12 @@ class TileReader:
             window, provenance, facts = self.read(task)
         except Exception as error:  # the driver reports it and ends with a non-zero status
             window, provenance, facts = b"", None, {"error": one_line(error)}
-        return {"task": row["task"], "window": window, "made_from": pickle.dumps(provenance), "facts": json.dumps(facts)}
+        return {
+            "task": row["task"],
+            "window": window,
+            "made_from": pickle.dumps(provenance),
+            "facts": json.dumps(facts),
+        }
 
     def read(self, task: TileTask) -> tuple[bytes, Provenance, dict[str, Any]]:
         """The measurements of a tile with its margin, what they are, and what was and was not read."""
@@ -157,9 +164,7 @@ class TileEmbedder:
                 outcome["error"] = one_line(error)
         return {"outcome": json.dumps(outcome)}
 
-    def process(
-        self, task: TileTask, window: bytes, provenance: Provenance, facts: dict[str, Any]
-    ) -> dict[str, Any]:
+    def process(self, task: TileTask, window: bytes, provenance: Provenance, facts: dict[str, Any]) -> dict[str, Any]:
         """Embed and commit."""
         start = time.monotonic()
         sequence = from_bytes(window)

@@ -76,6 +76,14 @@ class Embedder:
             self._embed_patches(inputs, part, period, out)
         return out
 
+    def embed_whole(self, sequence: Sequence, period: Period) -> NDArray[np.float32]:
+        """Embeddings of a window without a margin, edges included, as one patch: ``(H, W, 64)``."""
+        height, width = sequence.window.shape
+        out = np.full((height, width, self.model.cfg.embedding_dim), np.nan, np.float32)
+        inputs = {name: sequence.rasters[name] for name in self._inputs() if name in sequence.rasters}
+        self._embed_patches(inputs, [Patch(0, 0, height, width, 0, 0, height, width, 0, 0)], period, out)
+        return out
+
     def _inputs(self) -> list[str]:
         return [source.name for source in self.model.cfg.inputs]
 

@@ -139,9 +139,7 @@ class GroupReader:
         )
         sequences, empty = [], []
         for site in group.sites:
-            sequence = block.sequence(
-                site.window, sequence_id=f"{site.site_id}_{group.period.label}", split=site.split
-            )
+            sequence = block.sequence(site.window, sequence_id=f"{site.site_id}_{group.period.label}", split=site.split)
             if not any(source.is_input and name in sequence.rasters for name, source in sources.items()):
                 empty.append(site.site_id)
                 continue
@@ -190,7 +188,7 @@ def run(config: Config) -> StageResult:
     plan = Plan.load(config)
     storage = Storage(config.root)
     groups = groups_of(plan.sites(), config.support_periods, config.ingest.block_px)
-        result = StageResult("ingest", "sequences", planned=sum(len(group.sites) for group in groups))
+    result = StageResult("ingest", "sequences", planned=sum(len(group.sites) for group in groups))
     progress = Progress("ingest", "sequences")
     outcomes = []
     with ray_session(config):
@@ -286,4 +284,6 @@ def status_line(config: Config) -> str:
     groups = [row for row in rows if isinstance(row, dict) and "shards" in row and "sites" in row]
     done = sum(row["sites"] for row in groups)
     planned = storage.read_json("plan/plan.json")["counts"]["sequences"]
-    return f"ingest: {done} of {planned} planned sequences read ({sum(len(row['empty']) for row in groups)} without input)"
+    return (
+        f"ingest: {done} of {planned} planned sequences read ({sum(len(row['empty']) for row in groups)} without input)"
+    )

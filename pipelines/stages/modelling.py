@@ -44,7 +44,9 @@ def model_config(config: Config) -> ModelConfig:
     known = {field.name for field in fields(ModelConfig)} - {"sources"}
     for name in overrides:
         if name not in known:
-            raise ConfigError(f"train.overrides.{name}: the model has no such setting; it has {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"train.overrides.{name}: the model has no such setting; it has {', '.join(sorted(known))}"
+            )
     if config.ingest.text_encoder is None or "text" not in config.sources:
         overrides["text_dim"] = 0
     try:

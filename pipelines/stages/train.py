@@ -44,7 +44,9 @@ REPORT_EVERY = 10
 
 def run_identity(config: Config, paths: list[str], statistics: Statistics) -> str:
     """Hash of data, settings and code: what a checkpoint may be continued with."""
-    settings = config.train.model_dump(exclude={"workers", "threads", "data_workers", "max_failures", "checkpoint_every"})
+    settings = config.train.model_dump(
+        exclude={"workers", "threads", "data_workers", "max_failures", "checkpoint_every"}
+    )
     return identity(
         inputs=[sorted(paths), statistics.digest()],
         parameters={"train": settings, "seed": config.seed, "model": model_config(config).to_dict()},
@@ -107,7 +109,10 @@ def train_loop(arguments: dict[str, Any]) -> None:
         if step % REPORT_EVERY == 0 or step == train.steps:
             row = {name: float(value.detach()) for name, value in output.losses.items()}
             row |= {"step": step, "total": float(output.total.detach()), "gradient_norm": float(norm)}
-            row |= {"seconds": time.monotonic() - start, "steps_per_second": (step - first) / (time.monotonic() - start)}
+            row |= {
+                "seconds": time.monotonic() - start,
+                "steps_per_second": (step - first) / (time.monotonic() - start),
+            }
             if not math.isfinite(row["total"]):
                 raise FloatingPointError(f"the loss became {row['total']} at step {step}; lower train.learning_rate")
             history.append(row)
