@@ -116,6 +116,25 @@ def test_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     assert store.list() == [] and list((tmp_path / "a").iterdir()) == []
 
 
+def test_disk_that_fills_while_a_shard_is_written(tmp_path, monkeypatch):
+    """The error has to come through pyarrow, which then still tries to finish the file."""
+    from pipelines.shards import write_shard
+    from tests.shards.test_codec import frames, sequence
+
+    store, plain, left = Storage(str(tmp_path)), storage_module._HashingFile.write, [20_000]
+
+    def filling(self, data):
+        left[0] -= len(memoryview(data).cast("B"))
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(self, data)
+
+    monkeypatch.setattr(storage_module._HashingFile, "write", filling)
+    with pytest.raises(StorageFullError, match=r"no space left under root .* while writing x\.shard\.parquet"):
+        write_shard(store, "x.shard.parquet", [sequence(frames(seed=s), f"s{s}") for s in range(4)])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_full_disk_for_real():
     """/dev/full answers every write as a full disk does."""
     if not os.path.exists("/dev/full"):

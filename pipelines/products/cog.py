@@ -7,6 +7,7 @@ right vector falls to 0.97. So overviews are made here, from the full-resolution
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, MemoryFile
@@ -26,12 +28,13 @@ from rasterio.io import DatasetReader, MemoryFile
 from pipelines.grid import Window, format_time
 from pipelines.products.quantise import DIMENSIONS, NODATA, POWER, SCALE, dequantize, quantize
 from pipelines.products.tile import TileProduct
-from pipelines.storage import Storage
+from pipelines.storage import Storage, StorageFullError
 
 BAND_NAMES = tuple(f"A{band:02d}" for band in range(DIMENSIONS))
 BLOCK_PX = 256
 SMALL_BLOCK_PX = 128
 """GDAL's smallest; every overview of a small tile is padded to a block in all 64 bands."""
+FULL_BELOW_BYTES = 1 << 20
 STRIP_PX = 256
 """Rows held as floats while overviews are made; a power of two."""
 
@@ -74,13 +77,14 @@ def cog_bytes(product: TileProduct, tags: Mapping[str, str], scratch: str | None
     tags = {**_common_tags(product), **tags}
     with tempfile.TemporaryDirectory(prefix="aef_cog_", dir=scratch) as folder:
         files = []
-        for level, data in enumerate([codes, *overview_codes(codes)]):
-            files.append((f"{folder}/level_{level:02d}.tif", data.shape[2], data.shape[1]))
-            _write_plain(files[-1][0], data, window, level)
+        with _clear_space(folder):
+            for level, data in enumerate([codes, *overview_codes(codes)]):
+                files.append((f"{folder}/level_{level:02d}.tif", data.shape[2], data.shape[1]))
+                _write_plain(files[-1][0], data, window, level)
         vrt = Path(folder, "tile.vrt")
         vrt.write_text(_vrt(files, window, tags), encoding="utf-8")
         target = Path(folder, "tile.tiff")
-        with rasterio.Env(GDAL_NUM_THREADS="1"):
+        with rasterio.Env(GDAL_NUM_THREADS="1"), _clear_space(folder):
             rasterio.shutil.copy(vrt, target, driver="COG", OVERVIEWS="FORCE_USE_EXISTING", **_creation_options(window))
         return target.read_bytes()
 
@@ -119,6 +123,19 @@ def read_codes(data: bytes) -> tuple[NDArray[np.int8], dict[str, str]]:
     """Codes ``(64, H, W)`` and tags of a tile's COG."""
     with MemoryFile(data) as memory, memory.open() as dataset:
         return dataset.read(), dataset.tags()
+
+
+@contextmanager
+def _clear_space(folder: str) -> Iterator[None]:
+    """GDAL reports a full disk as a failed write; say which disk it was."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError) as error:
+        if shutil.disk_usage(folder).free < FULL_BELOW_BYTES:
+            raise StorageFullError(
+                f"no space left for temporary files in {Path(folder).parent}; free space or set TMPDIR, then run again"
+            ) from error
+        raise
 
 
 def _reduce(sums: NDArray[np.float32], depth: int) -> tuple[list[NDArray[np.int8]], NDArray[np.float32]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +48,12 @@ class TileProduct:
                 f"tile {self.tile.tile_id}: embeddings are {self.embeddings.dtype} {self.embeddings.shape}, "
                 f"not int8 {(DIMENSIONS, *shape)}"
             )
-        for name, array, dtype in (
-            ("status", self.status, np.uint8),
-            *((n, a, np.uint16) for n, a in self.counts.items()),
-        ):
+        layers: list[tuple[str, NDArray[Any], type]] = [("status", self.status, np.uint8)]
+        layers += [(f"count of {source}", count, np.uint16) for source, count in self.counts.items()]
+        for name, array, dtype in layers:
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(
-                    f"tile {self.tile.tile_id}: {name} is {array.dtype} {array.shape}, not {dtype} {shape}"
+                    f"tile {self.tile.tile_id}: {name} is {array.dtype} {array.shape}, not {dtype.__name__} {shape}"
                 )
         missing = self.embeddings == NODATA
         if not np.array_equal(missing.any(axis=0), missing.all(axis=0)):

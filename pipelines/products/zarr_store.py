@@ -177,18 +177,14 @@ def _store(storage: Storage, path: str) -> Store:
 def _ensure_arrays(store: Store, window: Window, tile_px: int, periods: list[list[int]], fresh: bool) -> None:
     count = len(periods)
     chunk = next(size for size in (CHUNK_PX, 32, 16, 8, 4, 2, 1) if tile_px % size == 0)
+    flags = {status.name.lower(): int(status) for status in Status}
+    layers: tuple[tuple[str, tuple[int, ...], str, int, dict[str, Any]], ...] = (
+        ("embeddings", (DIMENSIONS,), "int8", NODATA, {"spatial:dimensions": ["y", "x"]}),
+        ("status", (), "uint8", int(Status.OUTSIDE), {"flags": flags}),
+    )
     codec = BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.noshuffle)
     height, width = window.shape
-    for name, bands, dtype, fill, extra in (
-        ("embeddings", (DIMENSIONS,), "int8", NODATA, {"spatial:dimensions": ["y", "x"]}),
-        (
-            "status",
-            (),
-            "uint8",
-            int(Status.OUTSIDE),
-            {"flags": {status.name.lower(): int(status) for status in Status}},
-        ),
-    ):
+    for name, bands, dtype, fill, extra in layers:
         if not fresh:
             zarr.open_array(store, path=name, mode="r+").resize((count, *bands, height, width))
             continue
@@ -209,13 +205,14 @@ def _ensure_arrays(store: Store, window: Window, tile_px: int, periods: list[lis
     milliseconds = {"units": "milliseconds since 1970-01-01T00:00:00", "calendar": "proleptic_gregorian"}
     starts = np.array([period[0] for period in periods], np.int64)
     ends = np.array([period[1] for period in periods], np.int64)
-    for name, dimension, values, extra in (
+    coordinates: tuple[tuple[str, str, NDArray[Any], dict[str, Any]], ...] = (
         ("x", "x", x, {"standard_name": "projection_x_coordinate", "units": "m"}),
         ("y", "y", y, {"standard_name": "projection_y_coordinate", "units": "m"}),
         ("band", "band", np.arange(DIMENSIONS, dtype=np.int64), {}),
         ("time", "time", starts, milliseconds | {"description": "start of the valid period"}),
         ("time_end", "time", ends, milliseconds | {"description": "end of the valid period, exclusive"}),
-    ):
+    )
+    for name, dimension, values, facts in coordinates:
         if not fresh and dimension != "time":
             continue
         if not fresh:
@@ -229,7 +226,7 @@ def _ensure_arrays(store: Store, window: Window, tile_px: int, periods: list[lis
                 chunks=(min(len(values), 1 << 16) if dimension in "xy" else 1024,),
                 dtype=values.dtype,
                 dimension_names=[dimension],
-                attributes=extra,
+                attributes=facts,
                 overwrite=True,
             )
         array[:] = values

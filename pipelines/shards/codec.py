@@ -203,7 +203,7 @@ def to_bytes(sequence: Sequence, codec: str = DEFAULT_CODEC) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(record_batch(row, schema))
-    return sink.getvalue().to_pybytes()
+    return bytes(memoryview(sink.getvalue()))
 
 
 def from_bytes(blob: bytes | memoryview, sources: Iterable[str] | None = None) -> Sequence:
@@ -310,7 +310,7 @@ def _decode_texts(cell: Mapping[str, Any]) -> TextSamples:
 # -- payloads --------------------------------------------------------------------------------------------------------
 
 
-def _typed(array: NDArray, dtype: type) -> NDArray:
+def _typed(array: NDArray[Any], dtype: type) -> NDArray[Any]:
     """An array in the type that its record declares; anything that would lose a bit is an error."""
     array = np.asarray(array)
     if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "safe"):
@@ -318,7 +318,7 @@ def _typed(array: NDArray, dtype: type) -> NDArray:
     return np.ascontiguousarray(array, dtype)
 
 
-def _pack(frames: NDArray, codec: str) -> tuple[bytes, NDArray[np.int64]]:
+def _pack(frames: NDArray[Any], codec: str) -> tuple[bytes, NDArray[np.int64]]:
     """``(N, ...)`` -> the frames' buffers one behind the other, and where each ends."""
     # Blosc's own threads finish blocks in any order, which makes the bytes differ from run to run; and a Ray task has
     # one core. The switch is the library's, for the process.
@@ -332,7 +332,9 @@ def _pack(frames: NDArray, codec: str) -> tuple[bytes, NDArray[np.int64]]:
     return b"".join(parts), np.cumsum([len(part) for part in parts], dtype=np.int64)
 
 
-def _unpack(payload: Any, ends: Any, index: NDArray, shape: tuple[int, ...], dtype: str, codec: str) -> NDArray:
+def _unpack(
+    payload: Any, ends: Any, index: NDArray[np.int64], shape: tuple[int, ...], dtype: str, codec: str
+) -> NDArray[Any]:
     """The chosen frames of a payload, ``(len(index), *shape)``, freshly allocated."""
     out = np.empty((len(index), *shape), np.dtype(dtype))
     if not out.size:
@@ -350,7 +352,9 @@ def _unpack(payload: Any, ends: Any, index: NDArray, shape: tuple[int, ...], dty
 
 
 def _unpack_whole(payload: Any, shape: tuple[int, int], codec: str) -> NDArray[np.float32]:
-    return _unpack(payload, [len(memoryview(payload))], np.zeros(1, np.int64), shape, "<f4", codec)[0]
+    whole = np.zeros(1, np.int64)
+    values: NDArray[np.float32] = _unpack(payload, [len(memoryview(payload))], whole, shape, "<f4", codec)[0]
+    return values
 
 
 def _struct_cell(scalar: pa.StructScalar) -> dict[str, Any] | None:

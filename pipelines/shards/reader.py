@@ -259,7 +259,7 @@ def _read_metadata(storage: Storage, shard: ShardInfo) -> list[dict[str, Any]]:
             if name not in HEAD_COLUMNS:
                 leaves = {leaf.name for leaf in parquet.schema_arrow.field(name).type} - set(PAYLOADS)
                 wanted.append(f"{name}.{'frames' if 'frames' in leaves else 'row'}")
-        rows = parquet.read(columns=wanted, use_threads=False).to_pylist()
+        rows: list[dict[str, Any]] = parquet.read(columns=wanted, use_threads=False).to_pylist()
     for index, row in enumerate(rows):
         row |= {"path": shard.path, "row": index}
         for name in [name for name in row if isinstance(row[name], dict)]:
