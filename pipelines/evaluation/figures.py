@@ -114,15 +114,6 @@ def heat_rgb(values_HW: NDArray[np.floating], low: float | None = None, high: fl
     return out
 
 
-def outline(image_HWC: Rgb, mask_HW: NDArray[np.bool_], colour: tuple[int, int, int] = (20, 40, 160)) -> Rgb:
-    """The picture with the inner border of a mask drawn in."""
-    padded = np.pad(mask_HW, 1, mode="edge")
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    out = image_HWC.copy()
-    out[mask_HW & ~inner] = colour
-    return out
-
-
 def default_colours(codes: Sequence[int]) -> dict[int, str]:
     """Distinct colours for classes that bring none."""
     table = [*colormaps["tab20"].colors, *colormaps["tab20b"].colors]  # type: ignore[attr-defined]
