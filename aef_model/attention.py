@@ -15,11 +15,13 @@ Form = Literal["auto", "matmul", "fused"]
 def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None, form: Form = "auto") -> Tensor:
     """Softmax attention.
 
-    ``auto`` takes the plain form on a CPU, where the backward pass of the fused kernel was the largest single cost for many
-    short sequences, and the fused kernel elsewhere.
+    ``auto`` takes the plain form on a CPU, where the backward pass of the fused kernel was the largest single cost for
+    many short sequences, and the fused kernel elsewhere.
 
     Args:
-        q, k, v: ``(..., heads, tokens, depth)``.
+        q: ``(..., heads, tokens, depth)``, as are k and v.
+        k: keys.
+        v: values.
         keys: boolean, broadcastable to ``(..., heads, queries, keys)``; False keys are attended to by nobody. Where no
             key at all is True the result is finite and meaningless.
         form: "auto", "matmul" or "fused".
@@ -49,7 +51,8 @@ def rotate_2d(x: Tensor, rows: int, cols: int) -> Tensor:
 
     Args:
         x: ``(..., rows * cols, depth)``, depth a multiple of 4: one half turns with the row, one with the column.
-        rows, cols: of the grid, row-major.
+        rows: of the grid.
+        cols: of the grid, row-major.
     """
     quarter = x.shape[-1] // 4
     # Wavelengths from 6 to about 100 cells: grids have 1 to 32 cells a side.

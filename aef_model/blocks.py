@@ -13,7 +13,7 @@ from aef_model.timeaxis import TimeAxis
 
 
 class TileNorm(nn.GroupNorm):
-    """GroupNorm over the whole tile, of ``(M, h, w, C)``: the explainer's; a cell depends on what else is in the tile."""
+    """GroupNorm over the whole tile, of ``(M, h, w, C)``: the explainer's. A cell depends on all of its tile."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(8, dim)

@@ -4,8 +4,9 @@ The density on the sphere is proportional to ``exp(kappa * u.mu)``. With ``s = 1
 ``s^a (2 - s)^a exp(-kappa s)``, ``a = (d - 3) / 2``, and the direction in the tangent plane is uniform. Expanding
 ``(1 - s/2)^a = exp(-a s/2 - a s^2/8 - ...)``, s is Gamma distributed with shape ``(d - 1)/2`` and rate ``kappa + a/2``
 but for the factor ``exp(-a s^2/8)``, which at d = 64, kappa = 8000 varies by less than 1e-4 over the mass: for that
-kappa this sampler is exact for every practical purpose, rejects nothing and never waits for the device. Half the squared length
-of a Gaussian in the tangent plane is such a Gamma variable, so one Gaussian gives both s and the direction.
+kappa this sampler is exact for every practical purpose, rejects nothing and never waits for the device. Half the
+squared length of a Gaussian in the tangent plane is such a Gamma variable, so one Gaussian gives both s and the
+direction.
 """
 
 from __future__ import annotations

@@ -93,10 +93,10 @@ def check_target(cfg: ModelConfig, name: str, target: Target, size: tuple[int, i
         target.time_ms.shape == (batch,) and target.time_ms.dtype == torch.int64,
         f"{name}: target time_ms must be {batch} int64, not {_shape(target.time_ms)} {target.time_ms.dtype}",
     )
-    wanted = (batch, source.geometry_dim)
+    told = (batch, source.geometry_dim)
     _expect(
-        tuple(target.geometry.shape) == wanted,
-        f"{name}: target geometry must be {wanted[0]}x{wanted[1]}, not {_shape(target.geometry)}",
+        tuple(target.geometry.shape) == told,
+        f"{name}: target geometry must be {told[0]}x{told[1]}, not {_shape(target.geometry)}",
     )
 
 
@@ -118,9 +118,9 @@ def check_batch(cfg: ModelConfig, batch: Batch) -> tuple[int, int, int]:
             tuple(batch.text.vector.shape) == (size[0], cfg.text_dim),
             f"text: vector must be {size[0]}x{cfg.text_dim}, not {_shape(batch.text.vector)}",
         )
-    for name, period in users.items():
+    for name, used in users.items():
         have = ", ".join(batch.periods_ms) or "none"
-        _expect(period in batch.periods_ms, f"{name} refers to period {period!r}; the batch has {have}")
+        _expect(used in batch.periods_ms, f"{name} refers to period {used!r}; the batch has {have}")
     for name, target in batch.targets.items():
         check_target(cfg, name, target, size)
     if batch.site is not None:

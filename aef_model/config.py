@@ -67,7 +67,8 @@ _NLCD = (11, 12, 21, 22, 23, 24, 31, 41, 42, 43, 52, 71, 81, 82, 90, 95)
 # The codes in use of the USDA Cropland Data Layer legend.
 _CDL_RANGES = (
     (1, 6), (10, 14), (21, 39), (41, 61), (63, 72), (74, 77), (81, 83), (87, 88), (92, 92), (111, 112), (121, 124),
-    (131, 131), (141, 143), (152, 152), (176, 176), (190, 190), (195, 195), (204, 214), (216, 227), (229, 250), (254, 254),
+    (131, 131), (141, 143), (152, 152), (176, 176), (190, 190), (195, 195), (204, 214), (216, 227), (229, 250),
+    (254, 254),
 )  # fmt: skip
 _CDL = tuple(code for low, high in _CDL_RANGES for code in range(low, high + 1))
 _ERA5 = tuple(
@@ -132,7 +133,7 @@ class ModelConfig:
         space_operator: False leaves the space operator out; its exchange paths go with it.
         norm: "pixel" normalises each cell over its channels, so that a cell never depends on the rest of the tile;
             "group" is GroupNorm over the tile in the precision operator.
-        exchange_up: "bilinear" (3x3 convolution, then bilinear) or "transposed" (stride = kernel) between grids.
+        exchange_up: to finer grids: "smoothed", "transposed" or "bilinear" (see exchange.py).
         upsampling: from L/2 to L: "blurred_shuffle", "shuffle" or "bilinear" (see summary.py).
         pool_heads, pool_dim: heads of the attention pooling over time and values a head.
         decoder_hidden: width of the two hidden layers of every decoder (paper: 512).
@@ -158,7 +159,7 @@ class ModelConfig:
     conv_expansion: float = 1.0
     space_operator: bool = True
     norm: Literal["pixel", "group"] = "pixel"
-    exchange_up: Literal["bilinear", "transposed"] = "bilinear"
+    exchange_up: Literal["smoothed", "transposed", "bilinear"] = "smoothed"
     upsampling: Literal["blurred_shuffle", "shuffle", "bilinear"] = "blurred_shuffle"
     pool_heads: int = 16
     pool_dim: int = 32
@@ -289,13 +290,16 @@ def _choose(
     )
 
 
-# tiny follows a study on two CPU cores (docs/decisions.md): narrow, two blocks, b raised to 0.1, the student every fourth
-# step, half of the teacher's frame loss (its sequences are short already).
+# tiny follows a study on two CPU cores (docs/decisions.md): narrow, two blocks, b raised to 0.1, the student every
+# fourth step, half of the teacher's frame loss (its sequences are short already), exchange paths whose step is a fifth
+# faster on a CPU at the same agreement of overlapping patches.
 _SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
         "precision_dim": 32, "time_dim": 64, "space_dim": 96, "blocks": 2, "time_heads": 4, "space_heads": 4,
         "mlp_ratio": 2.0, "conv_expansion": 2.0, "pool_heads": 12, "pool_dim": 8, "decoder_hidden": 128,
-        "text_hidden": 128, "uniformity_weight": 0.1, "consistency_every": 4, "teacher_drop": 0.5, "whole_period": 0.5,
+        "text_hidden": 128,
+        "exchange_up": "bilinear",
+        "uniformity_weight": 0.1, "consistency_every": 4, "teacher_drop": 0.5, "whole_period": 0.5,
     },
     "small": {
         "precision_dim": 64, "time_dim": 192, "space_dim": 384, "blocks": 6, "time_heads": 6, "space_heads": 8,

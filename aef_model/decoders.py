@@ -48,7 +48,7 @@ class Decoder(nn.Module):
 
 
 class TextHead(nn.Module):
-    """A frozen language model's vector and a period, to the embedding's sphere; with the temperature of the contrast."""
+    """A frozen language model's vector and a period, to the embedding's sphere; and the contrast's temperature."""
 
     MAX_LOG_SCALE = math.log(100.0)  # as CLIP
 

@@ -5,7 +5,8 @@ All maps are ``(M, h, w, C)``; grids are precision L/2, time L/8, space L/16.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ class Grids(NamedTuple):
 class Down(nn.Sequential):
     """Strided convolutions (kernel = stride), one a step: widths ``dims[0] -> dims[1] -> ...`` by ``factors``.
 
-    In steps because a direct 8x8 kernel from precision to space alone would have 8.4 M parameters a block at base width.
+    In steps because a direct 8x8 kernel from precision to space alone would have 8.4 M parameters a block at base
+    width.
     """
 
     def __init__(self, dims: tuple[int, ...], factors: tuple[int, ...], gain: float) -> None:
@@ -46,31 +48,48 @@ class Down(nn.Sequential):
 class Up(nn.Module):
     """To a finer grid.
 
-    "bilinear": a learned 3x3 convolution on the coarse grid, then bilinear interpolation, which cannot give the cells of one
-    coarse cell different codes of their own. "transposed": stride = kernel, started with equal weights for
-    all cells of a coarse cell.
+    "smoothed" (default): transposed convolutions of stride = kernel, one a step, each followed by the fixed tent filter
+    of its factor. The tent's response to any pattern that repeats with the coarse cell is exactly zero, so the cells of
+    one coarse cell cannot drift apart into blocks; kernels start equal, which is interpolation. "transposed" leaves the
+    tent out. "bilinear": a linear map on the coarse grid, then bilinear interpolation; fewest parameters.
+
+    A 3x3 convolution on the coarse grid before interpolation was tried and left out: the same pixel in two overlapping
+    patches, 8 px from the edge, then had cosine 0.99 (0.93 with the space operator) against 0.999 (untrained, random
+    pixels).
     """
 
-    def __init__(self, dim_in: int, dim_out: int, factor: int, kind: str, gain: float) -> None:
+    def __init__(self, dims: tuple[int, ...], factors: tuple[int, ...], kind: str, gain: float) -> None:
         super().__init__()
-        self.factor = factor
-        self.kernel: nn.Conv2d | nn.ConvTranspose2d
+        self.factors, self.kind = factors, kind
         if kind == "bilinear":
-            convolution = nn.Conv2d(dim_in, dim_out, kernel_size=3, padding=1)
-            keep_variance(convolution, gain)
-            self.kernel = convolution
-        else:
-            self.kernel = nn.ConvTranspose2d(dim_in, dim_out, kernel_size=factor, stride=factor)
+            self.steps = nn.ModuleList([keep_variance(nn.Conv2d(dims[0], dims[-1], kernel_size=1), gain)])
+            return
+        self.steps = nn.ModuleList()
+        for i, factor in enumerate(factors):
+            step = nn.ConvTranspose2d(dims[i], dims[i + 1], kernel_size=factor, stride=factor)
+            size = 1.4 * (gain if i + 1 == len(factors) else 0.7) / math.sqrt(dims[i])
+            nn.init.zeros_(cast(nn.Parameter, step.bias))
             with torch.no_grad():
-                one = torch.randn(dim_in, dim_out, 1, 1) * 1.4 * gain / dim_in**0.5
-                self.kernel.weight.copy_(one.expand_as(self.kernel.weight))
-                nn.init.zeros_(self.kernel.bias)  # type: ignore[arg-type]
+                step.weight.copy_((torch.randn(dims[i], dims[i + 1], 1, 1) * size).expand_as(step.weight))
+            self.steps.append(step)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.kernel(x.permute(0, 3, 1, 2))
-        if isinstance(self.kernel, nn.Conv2d):
-            y = F.interpolate(y, scale_factor=float(self.factor), mode="bilinear", align_corners=False)
+        y = x.permute(0, 3, 1, 2)
+        if self.kind == "bilinear":
+            y = self.steps[0](y)
+            y = F.interpolate(y, scale_factor=float(math.prod(self.factors)), mode="bilinear", align_corners=False)
+            return y.permute(0, 2, 3, 1)
+        for factor, step in zip(self.factors, self.steps, strict=True):
+            y = step(y)
+            if self.kind == "smoothed":
+                y = tent(y, factor)
         return y.permute(0, 2, 3, 1)
+
+
+def tent(x: Tensor, width: int) -> Tensor:
+    """Smooth ``(M, C, H, W)`` on both axes with the tent of half-width ``width``: two box filters, edges repeated."""
+    padded = F.pad(x, (width - 1,) * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(padded, width, stride=1), width, stride=1)
 
 
 class Stay(nn.Linear):
@@ -112,15 +131,15 @@ class Exchange(nn.Module):
         self.last = last
         self.space_on = cfg.space_operator
         self.precision_to_precision = Stay(p)
-        self.time_to_precision = Up(t, p, 4, kind, gain)
+        self.time_to_precision = Up((t, p), (4,), kind, gain)
         if self.space_on:
-            self.space_to_precision = Up(s, p, 8, kind, gain)
+            self.space_to_precision = Up((s, t, p), (2, 4), kind, gain)
         if last:
             return
         self.time_to_time = Stay(t)
         self.precision_to_time = Down((p, t), (4,), gain)
         if self.space_on:
-            self.space_to_time = Up(s, t, 2, kind, gain)
+            self.space_to_time = Up((s, t), (2,), kind, gain)
             self.space_to_space = Stay(s)
             self.precision_to_space = Down((p, t, s), (4, 2), gain)
             self.time_to_space = Down((t, s), (2,), gain)

@@ -1,7 +1,7 @@
 """The four terms of eq. 3 as functions of tensors.
 
-Everything runs without waiting for the device: random offsets are tensors, shapes never depend on data. A term with nothing
-to compare is 0 with a zero gradient.
+Everything runs without waiting for the device: random offsets are tensors, shapes never depend on data. A term with
+nothing to compare is 0 with a zero gradient.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ def mean_error(prediction: Tensor, values: Tensor, weight: Tensor) -> Tensor:
 def shift_invariant_error(prediction: Tensor, values: Tensor, weight: Tensor, shift_px: int) -> Tensor:
     """Mean absolute error after moving each sequence's target by the planar shift that fits best.
 
-    The inner ``H - 2 shift`` by ``W - 2 shift`` pixels of the prediction are compared with the target moved by up to ``shift_px`` on
-    each axis: every shift sees the same prediction. A shift must keep half of the weight of the best-covered one,
-    else a few lucky pixels would win. The shift is chosen without gradient.
+    The inner ``H - 2 shift`` by ``W - 2 shift`` pixels of the prediction are compared with the target moved by up to
+    ``shift_px`` on each axis: every shift sees the same prediction. A shift must keep half of the weight of the
+    best-covered one, else a few lucky pixels would win. The shift is chosen without gradient.
 
     Args:
-        prediction, values, weight: ``(B, C, H, W)``.
+        prediction: ``(B, C, H, W)``, as are the others.
+        values: target.
+        weight: 0 where it is unknown.
         shift_px: largest shift on each axis.
     """
     rows, cols = values.shape[-2:]
@@ -75,7 +77,8 @@ def cell_means(x: Tensor, weight: Tensor, cell_px: int, phase: Tensor) -> tuple[
         phase: ``(2,)`` rows and columns by which the first cell sticks out of the patch.
 
     Returns:
-        Means and the share of each cell's area (times weight) that was known, ``(..., ceil((H + cell - 1) / cell), ...)``.
+        Means and the share of each cell's area (times weight) that was known, ``(..., ceil((H + cell - 1) / cell),
+        ...)``.
     """
     weight = weight.expand(x.shape)
     total, known = torch.where(weight > 0, x * weight, 0.0), weight
@@ -126,9 +129,9 @@ def class_error(logits: Tensor, classes: Tensor, weight: Tensor, cell_px: int, p
 def uniformity(code: Tensor, site: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Mean ``|u . u'|`` of the same pixel at two different places.
 
-    The batch axis, never the pixels, is rolled by a random amount; pairs of one site do not count. Uniform vectors in 64 dimensions
-    give 0.100. With ``torch.distributed`` the batch is the global one: the codes of all processes are gathered with
-    their gradient, so every process must call this with the same shapes.
+    The batch axis, never the pixels, is rolled by a random amount; pairs of one site do not count. Uniform vectors in
+    64 dimensions give 0.100. With ``torch.distributed`` the batch is the global one: the codes of all processes are
+    gathered with their gradient, so every process must call this with the same shapes.
 
     Args:
         code: ``(B, ..., D)`` unit vectors.
@@ -153,7 +156,7 @@ def uniformity(code: Tensor, site: Tensor, generator: torch.Generator | None = N
     roll = torch.randint(1, total, (1,), device=code.device, generator=generator)
     partner = (torch.arange(site.shape[0], device=code.device) + first + roll) % total
     apart = (sites[partner] != site).to(code.dtype)
-    each = (code * everyone[partner]).sum(dim=-1).abs().flatten(1).mean(dim=1)
+    each = (code * everyone[partner]).sum(dim=-1).abs().reshape(len(site), -1).mean(dim=1)
     return (each * apart).sum() / apart.sum().clamp_min(1.0)
 
 
@@ -166,7 +169,8 @@ def contrast(place: Tensor, text: Tensor, present: Tensor, scale: Tensor) -> Ten
     """CLIP's symmetric cross-entropy between codes and texts of the (local) batch.
 
     Args:
-        place, text: ``(B, D)`` unit vectors.
+        place: ``(B, D)`` unit vectors.
+        text: the same.
         present: ``(B,)`` bool, rows that have a text; fewer than two of them give 0.
         scale: factor on cosines.
     """

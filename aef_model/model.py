@@ -1,4 +1,4 @@
-"""The Space-Time-Precision model of AlphaEarth Foundations v2.1: frames in, one 64-number code a pixel and period out."""
+"""The Space-Time-Precision model of AlphaEarth Foundations v2.1: frames in, one 64-number code a pixel and period."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class AlphaEarth(nn.Module):
 
     Distributed training: every parameter takes part in every step. Modules that a batch does not need (the decoder of
     an absent source, the projector of an input without frames, the text head) give a zero gradient through
-    one multiplication by 0, so DistributedDataParallel needs no search for unused parameters. All processes must use equal batch
-    and patch sizes, because uniformity gathers the codes of the global batch; the text contrast is local.
+    one multiplication by 0, so DistributedDataParallel needs no search for unused parameters. All processes must use
+    equal batch and patch sizes, because uniformity gathers the codes of the global batch; the text contrast is local.
 
     Args:
         cfg: what to build.
@@ -144,7 +144,8 @@ class AlphaEarth(nn.Module):
             max_patches: at most so many patches at a time, to bound memory.
 
         Returns:
-            ``(B, H, W, 64)`` float32 of unit length. A patch without any frame gets one constant vector: callers mask it.
+            ``(B, H, W, 64)`` float32 of unit length. A patch without any frame gets one constant vector: callers mask
+            it.
 
         Raises:
             ValueError: for frames or periods that do not fit.
@@ -171,8 +172,8 @@ class AlphaEarth(nn.Module):
         Args:
             batch: targets are already taken out of its frames.
             generator: of all random draws, on the batch's device.
-            step: number of the step, which decides whether the student runs (every ``consistency_every`` steps, starting
-                with 0); default is a count of training forwards. Evaluation always runs it.
+            step: number of the step, which decides whether the student runs (every ``consistency_every`` steps,
+                starting with 0); default is a count of training forwards. Evaluation always runs it.
 
         Raises:
             ValueError: for a batch that does not fit the configuration.
@@ -285,7 +286,8 @@ def source_error(
     Args:
         source: which.
         prediction: ``(B, outputs, H, W)``.
-        values, weight: of :class:`aef_model.batch.Target`.
+        values: of :class:`aef_model.batch.Target`.
+        weight: the same.
         generator: for the phase of the coarser grid.
     """
     if source.classes is not None:

@@ -1,7 +1,7 @@
 """What teacher and student do not get to see (SPEC 3.3): changes of ``FrameSequence.present`` and the student's period.
 
-Every sequence draws for itself. A sequence that would lose its last frame keeps them all. All randomness comes from one torch
-generator; nothing waits for the device.
+Every sequence draws for itself. A sequence that would lose its last frame keeps them all. All randomness comes from one
+torch generator; nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -65,13 +65,14 @@ def student_view(
 ) -> tuple[FrameSequence, Tensor]:
     """The student's frames and the period that both sides are asked about.
 
-    First whole sources go, then one of three with equal chance: single frames go and the period is a random window of the
-    support; the last half of the support goes and the period lies in it; or the first half.
+    First whole sources go, then one of three with equal chance: single frames go and the period is a random window of
+    the support; the last half of the support goes and the period lies in it; or the first half.
 
     Args:
         frames: all frames.
         support_ms: ``(B, 2)``.
-        drop_source, drop_frame: probabilities by source.
+        drop_source: probability by source that all of it goes.
+        drop_frame: probability by source that a frame goes.
         generator: of all draws.
         whole_period: probability that the first strategy asks for the whole support.
         strategy: ``(B,)`` of ``DROP_FRAMES, FORECAST, BACKCAST``; drawn if None.

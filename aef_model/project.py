@@ -13,8 +13,8 @@ from aef_model.timecode import TIME_DIM
 class Projector(nn.Module):
     """One source's learned down-projection: 2x2 patches of values and validity, its date, a small MLP.
 
-    A pixel that was not measured in a frame that is there is zero in the values and zero in its band's validity channel,
-    so that a missing polarisation and a swath edge are told apart from an average pixel.
+    A pixel that was not measured in a frame that is there is zero in the values and zero in its band's validity
+    channel, so that a missing polarisation and a swath edge are told apart from an average pixel.
     The date comes in here because the precision operator otherwise meets it only by way of the coarser grids.
     """
 

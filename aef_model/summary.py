@@ -1,8 +1,9 @@
 """What was the place like over a period: attention pooling over time, then learned upsampling to L.
 
 Several periods are pooled from one encoding. The query depends on the period only; no key or value is ever
-projected for single frames: the query goes through the key projection, the pooled features through the value projection,
-which is the same attention for a fraction of the work (heads * C a cell and frame rather than heads * depth * C).
+projected for single frames: the query goes through the key projection, the pooled features through the value
+projection, which is the same attention for a fraction of the work (heads * C a cell and frame rather than heads * depth
+* C).
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class PeriodPooling(nn.Module):
     """Attention over time at each cell of the precision grid with one query a period.
 
     A quarter of the heads start by looking at the whole period, the others each at their part of it: a Gaussian in
-    relative time with learned centre and width. Frames outside the period count by their distance, so a period without any
-    frame is answered from the nearest ones. With its features a frame hands over where it lies relative to the period,
-    never its absolute date, so that years are not told apart by their number.
+    relative time with learned centre and width. Frames outside the period count by their distance, so a period without
+    any frame is answered from the nearest ones. With its features a frame hands over where it lies relative to the
+    period, never its absolute date, so that years are not told apart by their number.
     """
 
     def __init__(self, cfg: ModelConfig) -> None:
@@ -60,7 +61,8 @@ class PeriodPooling(nn.Module):
 
         Args:
             features: ``(B, N, h, w, C)``.
-            time_ms, present: ``(B, N)``.
+            time_ms: ``(B, N)``.
+            present: ``(B, N)``.
             period_ms: ``(B, P, 2)``.
 
         Returns:
@@ -87,10 +89,11 @@ class PeriodPooling(nn.Module):
 class Upsampler(nn.Module):
     """From L/2 to L with a learned kernel, and down to the embedding's width, before the bottleneck.
 
-    A 3x3 convolution gives each of a cell's four pixels its own code. Nothing in the losses compares them, so left alone they
-    drift apart and maps show a checkerboard. "blurred_shuffle" (default) starts the four kernels equal and ends with the fixed
-    binomial filter [1 2 1]/4 on each axis, whose response at a period of 2 pixels is exactly zero: whatever the weights,
-    a uniform neighbourhood gets a uniform code. "shuffle" leaves the filter out; "bilinear" interpolates instead.
+    A 3x3 convolution gives each of a cell's four pixels its own code. Nothing in the losses compares them, so left
+    alone they drift apart and maps show a checkerboard. "blurred_shuffle" (default) starts the four kernels equal and
+    ends with the fixed binomial filter [1 2 1]/4 on each axis, whose response at a period of 2 pixels is exactly zero:
+    whatever the weights, a uniform neighbourhood gets a uniform code. "shuffle" leaves the filter out; "bilinear"
+    interpolates instead.
     """
 
     def __init__(self, cfg: ModelConfig) -> None:

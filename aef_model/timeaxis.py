@@ -1,8 +1,8 @@
 """The one time axis: frames of all sources of a batch, side by side, and which of them are there.
 
 Operators within a frame work on a flat list of frames ``(M, h, w, C)``; operators over time on ``(B, N, h, w, C)``.
-On a CPU only present frames are in the list, so that padding costs nothing. Elsewhere the list is the padded array itself:
-counting present frames would make the host wait for the device.
+On a CPU only present frames are in the list, so that padding costs nothing. Elsewhere the list is the padded array
+itself: counting present frames would make the host wait for the device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class TimeAxis:
     Attributes:
         time_ms: ``(B, N)`` int64, 0 where absent.
         present: ``(B, N)`` bool.
-        slots: ``(M,)`` int64, position of each listed frame in the flattened ``(B, N)``; None when all are listed in order.
+        slots: ``(M,)`` int64, position of each listed frame in the flattened ``(B, N)``; None when all are listed in
+            order.
     """
 
     time_ms: Tensor
@@ -51,7 +52,8 @@ def pack_sources(pixels: list[Tensor], time_ms: list[Tensor], present: list[Tens
 
     Args:
         pixels: per source ``(B, N_s, C_s, H, W)``.
-        time_ms, present: per source ``(B, N_s)``.
+        time_ms: per source ``(B, N_s)``.
+        present: the same.
 
     Returns:
         The axis and, per source, its listed frames ``(M_s, C_s, H, W)``: projected source by source and joined by

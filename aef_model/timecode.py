@@ -62,7 +62,7 @@ def relative_days(time_ms: Tensor, period_ms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def relative_code(since_days: Tensor, length_days: Tensor) -> Tensor:
-    """Position in a period and distance outside it, in ``(..., N)`` days to ``(..., N, RELATIVE_DIM)``, all in [-1, 4]."""
+    """Position in a period and distance outside it, ``(..., N)`` days to ``(..., N, RELATIVE_DIM)`` in [-1, 4]."""
     before = torch.log1p(torch.relu(-since_days) / 8)
     after = torch.log1p(torch.relu(since_days - length_days) / 8)
     position = (since_days / length_days).clamp(0, 1) * 2 - 1
@@ -73,8 +73,8 @@ def relative_code(since_days: Tensor, length_days: Tensor) -> Tensor:
 def decode_time_code(time_ms: Tensor, period_ms: Tensor) -> Tensor:
     """The instant to decode, relative to its valid period: ``(B,)`` and ``(B, 2)`` int64 to ``(B, DECODE_TIME_DIM)``.
 
-    0 is the start, 1 the end (SPEC 2.2.6); instants outside are brought to the nearer edge. The half wave tells the ends
-    apart.
+    0 is the start, 1 the end (SPEC 2.2.6); instants outside are brought to the nearer edge. The half wave tells the
+    ends apart.
     """
     since = (time_ms - period_ms[:, 0]).to(torch.float64)
     length = (period_ms[:, 1] - period_ms[:, 0]).clamp_min(1).to(torch.float64)

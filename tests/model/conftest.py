@@ -66,6 +66,15 @@ def make_batch(cfg, batch=4, size=(32, 32), seed=0):
     return Batch(make_frames(cfg, batch, size, seed), year(batch), periods, targets, text, torch.arange(batch))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small tensors gain nothing from more, and wait at barriers on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny():
     torch.manual_seed(0)

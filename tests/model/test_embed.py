@@ -1,0 +1,257 @@
+"""What an embedding may and may not depend on.
+
+Tolerance 2e-5 on unit vectors in float32: reordering sums changes the last bits (1e-7) and eight layers amplify them.
+"""
+
+import pytest
+import torch
+from conftest import COUNTS, DAY, YEAR_2021, make_frames, ms, year
+
+from aef_model import AlphaEarth, FrameSequence, ModelConfig
+
+TOLERANCE = 2e-5
+
+
+def close(a, b, tolerance=TOLERANCE):
+    assert (a - b).abs().max() < tolerance
+
+
+def replaced(frames, **changes):
+    return FrameSequence(**{**vars(frames), **changes})
+
+
+def test_embedding_is_of_unit_length_at_full_resolution(tiny):
+    frames = make_frames(tiny.cfg, size=(32, 48))
+    for amp in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            emb = tiny.embed(frames, year(2))
+        assert emb.shape == (2, 32, 48, 64) and emb.dtype == torch.float32
+        close(emb.norm(dim=-1), torch.ones(2, 32, 48))
+    assert torch.equal(tiny.embed(frames, year(2)), tiny.embed(frames, year(2)))
+
+
+@pytest.mark.parametrize("side", [16, 32, 64, 128])
+def test_every_multiple_of_16_works(tiny, side):
+    frames = make_frames(tiny.cfg, batch=1, size=(side, 16))
+    assert tiny.embed(frames, year(1)).isfinite().all()
+
+
+def test_order_of_frames_changes_nothing(tiny):
+    frames = make_frames(tiny.cfg)
+    orders = {name: torch.randperm(n, generator=torch.Generator().manual_seed(n)) for name, n in COUNTS.items()}
+    shuffled = FrameSequence(
+        *(
+            {name: x[:, orders[name]] for name, x in part.items()}
+            for part in (frames.pixels, frames.time_ms, frames.present)
+        )
+    )
+    close(tiny.embed(frames, year(2)), tiny.embed(shuffled, year(2)))
+
+
+def test_order_of_sources_changes_nothing(tiny):
+    frames = make_frames(tiny.cfg)
+    turned = FrameSequence(*(dict(reversed(part.items())) for part in vars(frames).values()))
+    close(tiny.embed(frames, year(2)), tiny.embed(turned, year(2)))
+
+
+@pytest.mark.parametrize("filler", [float("nan"), float("inf"), 1e30])
+def test_padding_changes_nothing_whatever_it_holds(tiny, filler):
+    frames = make_frames(tiny.cfg)
+    padded = FrameSequence(
+        {k: torch.cat([torch.full_like(x[:, :2], filler), x], 1) for k, x in frames.pixels.items()},
+        {k: torch.cat([x[:, :2] * 0 - 7, x], 1) for k, x in frames.time_ms.items()},
+        {k: torch.cat([torch.zeros_like(x[:, :2]), x], 1) for k, x in frames.present.items()},
+    )
+    close(tiny.embed(frames, year(2)), tiny.embed(padded, year(2)))
+
+
+def test_an_absent_frame_is_as_one_that_never_was(tiny):
+    frames = make_frames(tiny.cfg)
+    present = {name: x.clone() for name, x in frames.present.items()}
+    present["sentinel2"][:, 2] = False
+    kept = [0, 1, 3, 4]
+    without = FrameSequence(
+        *({**part, "sentinel2": part["sentinel2"][:, kept]} for part in (frames.pixels, frames.time_ms, frames.present))
+    )
+    gone = tiny.embed(replaced(frames, present=present), year(2))
+    close(gone, tiny.embed(without, year(2)))
+    assert (gone - tiny.embed(frames, year(2))).abs().max() > 1e-2
+
+
+def test_an_absent_source_is_as_one_not_given(tiny):
+    frames = make_frames(tiny.cfg)
+    absent = {name: x & (name != "landsat") for name, x in frames.present.items()}
+    given = {k: {n: x for n, x in part.items() if n != "landsat"} for k, part in vars(frames).items()}
+    close(tiny.embed(replaced(frames, present=absent), year(2)), tiny.embed(FrameSequence(**given), year(2)))
+
+
+def test_other_samples_change_nothing(tiny):
+    frames = make_frames(tiny.cfg, batch=3)
+    frames.present["sentinel2"][1, 1:] = False  # uneven lengths
+    together = tiny.embed(frames, year(3))
+    close(tiny.embed(frames, year(3), max_patches=2), together)
+    alone = FrameSequence(*({k: x[1:2] for k, x in part.items()} for part in vars(frames).values()))
+    close(tiny.embed(alone, year(1)), together[1:2])
+
+
+def test_the_layout_of_accelerators_gives_the_same_numbers(tiny, monkeypatch):
+    """Listing only present frames (CPU) against keeping the padding (accelerators, compiled), both attention forms."""
+    frames = make_frames(tiny.cfg)
+    frames.present["sentinel2"][0, 1:] = False
+    frames.present["landsat"][1] = False
+    frames.pixels["landsat"][1] = float("nan")
+    expected = tiny.embed(frames, year(2))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    close(tiny.embed(frames, year(2)), expected)
+    for module in tiny.modules():
+        if hasattr(module, "form"):
+            monkeypatch.setattr(module, "form", "fused")
+    close(tiny.embed(frames, year(2)), expected)
+
+
+def test_no_frame_at_all_is_finite_and_constant(tiny):
+    frames = make_frames(tiny.cfg)
+    for mask in frames.present.values():
+        mask[0] = False
+    emb = tiny.embed(frames, year(2))
+    assert emb.isfinite().all()
+    close(emb[0], emb[0, :1, :1].expand_as(emb[0]))
+    nothing = replaced(frames, present={k: torch.zeros_like(x) for k, x in frames.present.items()})
+    close(tiny.embed(nothing, year(2))[0], emb[0])
+
+
+def test_unmeasured_pixels_are_not_average_pixels(tiny):
+    frames = make_frames(tiny.cfg)
+    missing, average = ({k: x.clone() for k, x in frames.pixels.items()} for _ in range(2))
+    missing["sentinel1"][:, :, 2:4] = float("nan")
+    average["sentinel1"][:, :, 2:4] = 0.0
+    a, b = tiny.embed(replaced(frames, pixels=missing), year(2)), tiny.embed(replaced(frames, pixels=average), year(2))
+    assert a.isfinite().all() and (a - b).abs().max() > 1e-3
+
+
+def test_a_changed_pixel_matters_most_where_it_is(tiny):
+    frames = make_frames(tiny.cfg, batch=1, size=(64, 64))
+    before = tiny.embed(frames, year(1))
+    frames.pixels["sentinel2"][0, 2, :, 20:24, 40:44] += 3
+    change = (tiny.embed(frames, year(1)) - before)[0].norm(dim=-1)
+    row, col = divmod(int(change.argmax()), 64)
+    assert 18 <= row <= 25 and 38 <= col <= 45
+    far = torch.ones_like(change, dtype=torch.bool)
+    far[4:40, 24:60] = False
+    assert change[far].mean() < 0.1 * change[20:24, 40:44].mean()
+
+
+def test_period_decides_what_is_summarised(tiny):
+    frames = make_frames(tiny.cfg, batch=1, counts={"sentinel2": 24, "sentinel1": 12, "landsat": 8})
+    five_weeks = torch.tensor([[ms(2021, 5, 1), ms(2021, 6, 5)]])
+    next_day = five_weeks + DAY
+    autumn = five_weeks + 150 * DAY
+    features = tiny.encode(frames)
+    periods = torch.stack([year(1), five_weeks, next_day, autumn], 1)
+    with torch.no_grad():
+        whole, short, near, far = tiny.summarise(features, periods)[0]
+    for i in range(4):  # pooled together or alone
+        close(tiny.embed(frames, periods[:, i])[0], (whole, short, near, far)[i])
+
+    def alike(a, b):
+        return float((a * b).sum(-1).mean())
+
+    assert alike(short, near) > 0.99
+    assert alike(whole, short) < 0.98 and alike(short, far) < alike(short, near) - 0.02
+
+
+def test_periods_outside_the_frames_are_answered(tiny):
+    frames = make_frames(tiny.cfg, batch=1)
+    for date in ((1990, 1, 1), (2045, 1, 1)):
+        period = torch.tensor([[ms(*date), ms(date[0], 2, 1)]])
+        assert tiny.embed(frames, period).isfinite().all()
+
+
+def test_forecast_leans_on_the_nearest_frames(tiny):
+    """Asked about the month after the last frame, the last frame counts for more than the first."""
+    frames = make_frames(tiny.cfg, batch=1, counts={"sentinel2": 6, "sentinel1": 1, "landsat": 1})
+    frames.time_ms["sentinel2"][0] = YEAR_2021[0] + torch.arange(6) * 30 * DAY
+    frames.present["sentinel1"][:] = frames.present["landsat"][:] = False
+    period = torch.tensor([[YEAR_2021[0] + 200 * DAY, YEAR_2021[0] + 230 * DAY]])
+    plain = tiny.embed(frames, period)
+    moved = []
+    for index in (0, 5):
+        pixels = {k: x.clone() for k, x in frames.pixels.items()}
+        pixels["sentinel2"][:, index] += 1.0
+        moved.append((tiny.embed(replaced(frames, pixels=pixels), period) - plain).norm(dim=-1).mean())
+    assert moved[1] > 1.2 * moved[0]
+
+
+def test_overlapping_patches_agree_away_from_their_edges(tiny):
+    """Random pixels, untrained: the cosine by distance to the nearer edge grows and is high in the middle."""
+    frames = make_frames(tiny.cfg, batch=1, size=(64, 96))
+    left, right = (
+        tiny.embed(replaced(frames, pixels={k: x[..., cut] for k, x in frames.pixels.items()}), year(1))[0]
+        for cut in (slice(0, 64), slice(32, 96))
+    )
+    cosine = (left[:, 32:] * right[:, :32]).sum(-1)[16:48]  # columns 0 and 31 are at an edge of one patch
+    by_distance = [float(cosine[:, [d, 31 - d]].mean()) for d in range(16)]
+    assert by_distance[0] < min(by_distance[8:])
+    assert min(by_distance[8:]) > 0.998
+
+
+def test_bfloat16_agrees_with_float32(tiny):
+    frames = make_frames(tiny.cfg, size=(64, 64))
+    exact = tiny.embed(frames, year(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = tiny.embed(frames, year(2))
+    assert (exact * rounded).sum(-1).mean() > 0.999
+
+
+@pytest.mark.parametrize("setting", ["random", "started"])
+def test_uniform_ground_has_no_checkerboard(setting):
+    """Whatever the kernel has learned, a uniform patch gets one code (away from the padding at its edges)."""
+    torch.manual_seed(1)
+    model = AlphaEarth(ModelConfig.named("tiny")).eval()
+    if setting == "random":
+        torch.nn.init.normal_(model.upsampler.kernel.weight, std=0.05)
+    frames = make_frames(model.cfg, batch=1, size=(64, 64))
+    flat = {k: x[..., :1, :1].expand_as(x).contiguous() for k, x in frames.pixels.items()}
+    model.blocks = torch.nn.ModuleList()  # zero padding at the patch's edge is not what is tested
+    inner = model.embed(replaced(frames, pixels=flat), year(1))[0, 4:-4, 4:-4]
+    close(inner, inner[:1, :1].expand_as(inner))
+
+
+def test_thirteen_band_sentinel2_and_chosen_sources():
+    from aef_model.config import SENTINEL2_BANDS_13
+
+    cfg = ModelConfig.named(
+        "tiny", inputs={"sentinel2": SENTINEL2_BANDS_13, "sentinel1": ("vv", "vh")}, targets=("gedi",)
+    )
+    model = AlphaEarth(cfg)
+    frames = make_frames(cfg)
+    assert frames.pixels["sentinel2"].shape[2] == 13
+    assert model.embed(frames, year(2)).isfinite().all()
+    assert set(model.decoders) == {"sentinel2", "sentinel1", "gedi"}
+    assert model.decoders["sentinel2"].out.out_features == 13
+
+
+@pytest.mark.parametrize(
+    "override", [{"space_operator": False}, {"norm": "group"}, {"exchange_up": "transposed"},
+                 {"exchange_up": "smoothed"}, {"upsampling": "bilinear"},
+                 {"upsampling": "shuffle"}, {"attention": "fused"}, {"text_dim": 0}, {"kappa": None}]
+)  # fmt: skip
+def test_every_option_embeds_and_survives_a_checkpoint(override, tmp_path):
+    cfg = ModelConfig.named("tiny", **override)
+    model = AlphaEarth(cfg)
+    frames = make_frames(cfg)
+    emb = model.embed(frames, year(2))
+    torch.save({"config": cfg.to_dict(), "weights": model.state_dict()}, tmp_path / "model.pt")
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    again = AlphaEarth(ModelConfig.from_dict(saved["config"]))
+    again.load_state_dict(saved["weights"])
+    assert again.cfg == cfg and torch.equal(again.embed(frames, year(2)), emb)
+
+
+@pytest.mark.slow
+def test_compiled_agrees_with_eager(tiny):
+    frames = make_frames(tiny.cfg)
+    expected = tiny.embed(frames, year(2))
+    compiled = torch.compile(lambda f, p: tiny.summarise(tiny.encode(f), p))
+    with torch.no_grad():
+        assert ((compiled(frames, year(2)) * expected).sum(-1) > 0.9999).all()

@@ -1,0 +1,93 @@
+import pytest
+import torch
+from conftest import DAY, YEAR_2021, make_frames, year
+
+from aef_model import ModelConfig
+from aef_model.perturb import BACKCAST, DROP_FRAMES, FORECAST, drop_frames, random_period, student_view
+
+SOURCES = {"sentinel2": 0.0, "sentinel1": 0.3, "landsat": 0.3}
+FRAMES = {"sentinel2": 0.5, "sentinel1": 0.3, "landsat": 0.3}
+BATCH = 600
+MIDDLE = (YEAR_2021[0] + YEAR_2021[1]) // 2
+
+
+@pytest.fixture(scope="module")
+def frames():
+    counts = {"sentinel2": 20, "sentinel1": 10, "landsat": 10}
+    cfg = ModelConfig.named("tiny", inputs={name: ("a",) for name in counts})
+    return make_frames(cfg, BATCH, (1, 1), counts=counts)
+
+
+def view(frames, strategy=None, seed=0, **kwargs):
+    if strategy is not None:
+        strategy = torch.full((BATCH,), strategy)
+    g = torch.Generator().manual_seed(seed)
+    return student_view(frames, year(BATCH), SOURCES, FRAMES, g, strategy=strategy, **kwargs)
+
+
+def test_teacher_loses_frames_at_their_rates(frames):
+    left = drop_frames(frames, FRAMES, torch.Generator().manual_seed(0)).present
+    for name, rate in FRAMES.items():
+        assert abs(1 - left[name].float().mean() - rate) < 0.03  # 6000 draws or more: 5 standard errors
+    assert frames.present["sentinel2"].all()
+
+
+def test_student_loses_sources_and_frames_but_never_all(frames):
+    student, period = view(frames, DROP_FRAMES)
+    gone = {name: (~mask.any(1)).float().mean() for name, mask in student.present.items()}
+    assert gone["sentinel2"] < 0.01 and abs(gone["landsat"] - 0.3) < 0.08 and abs(gone["sentinel1"] - 0.3) < 0.08
+    assert torch.stack([mask.any(1) for mask in student.present.values()]).any(0).all()
+    rest = student.present["landsat"][student.present["landsat"].any(1)]
+    assert abs(rest.float().mean() - 0.7) < 0.04
+    assert (period[:, 1] - period[:, 0] > 4 * DAY).all()
+    assert (period[:, 0] >= YEAR_2021[0]).all() and (period[:, 1] <= YEAR_2021[1]).all()
+
+
+@pytest.mark.parametrize(("strategy", "dropped_late"), [(FORECAST, True), (BACKCAST, False)])
+def test_half_a_year_goes_and_the_period_lies_in_it(frames, strategy, dropped_late):
+    student, period = view(frames, strategy)
+    for name, mask in student.present.items():
+        late = student.time_ms[name] >= MIDDLE
+        assert not (mask & (late == dropped_late)).any()
+    # Sentinel-2 keeps every frame of the other half
+    assert torch.equal(student.present["sentinel2"], (student.time_ms["sentinel2"] >= MIDDLE) != dropped_late)
+    low, high = (MIDDLE, YEAR_2021[1]) if dropped_late else (YEAR_2021[0], MIDDLE)
+    assert (period[:, 0] >= low).all() and (period[:, 1] <= high).all()
+    assert (period[:, 1] - period[:, 0] > 4 * DAY).all()
+
+
+def test_strategies_are_equally_likely(frames):
+    student, _ = view(frames)
+    s2, late = student.present["sentinel2"], student.time_ms["sentinel2"] >= MIDDLE
+    no_late, no_early = ~(s2 & late).any(1), ~(s2 & ~late).any(1)
+    assert abs(no_late.float().mean() - 1 / 3) < 0.08 and abs(no_early.float().mean() - 1 / 3) < 0.08
+
+
+def test_a_sequence_that_would_lose_everything_keeps_it_all(frames):
+    early = {name: torch.full_like(t, YEAR_2021[0] + DAY) for name, t in frames.time_ms.items()}
+    only_early = type(frames)(frames.pixels, early, frames.present)
+    student, _ = view(only_early, BACKCAST)
+    assert all(mask.all() for mask in student.present.values())
+
+
+def test_absent_frames_stay_absent(frames):
+    present = {name: torch.rand(mask.shape) < 0.5 for name, mask in frames.present.items()}
+    thinned = type(frames)(frames.pixels, frames.time_ms, present)
+    student, _ = view(thinned)
+    assert all(not (student.present[name] & ~present[name]).any() for name in present)
+
+
+def test_whole_period_is_asked_for_with_its_probability(frames):
+    _, period = view(frames, DROP_FRAMES, whole_period=0.5)
+    assert abs((period == year(BATCH)).all(1).float().mean() - 0.5) < 0.09
+    _, period = view(frames, FORECAST, whole_period=1.0)
+    assert (period[:, 0] >= MIDDLE).all()
+
+
+def test_random_periods_vary_in_length_and_place():
+    start, end = year(4000).unbind(1)
+    period = random_period(start, end, torch.Generator().manual_seed(0))
+    length = (period[:, 1] - period[:, 0]) / DAY
+    assert length.min() > 4 and length.max() <= 365 and abs(length.mean() - 184.5) < 8
+    short = random_period(start[:5], start[:5] + 3 * DAY)
+    assert torch.equal(short, torch.stack([start[:5], start[:5] + 3 * DAY], 1))
