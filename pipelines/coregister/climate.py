@@ -10,13 +10,16 @@ from __future__ import annotations
 import calendar
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from pipelines.coregister.fetch import Sign, classify, local_path
+from pipelines.coregister.fetch import Failure, Signers, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
 from pipelines.grid import WGS84, Period, Window, transformer
 from pipelines.scenes import Scene
@@ -37,7 +40,7 @@ _LATITUDE, _LONGITUDE = ("latitude", "lat", "y"), ("longitude", "lon", "x")
 
 
 def read_climate(
-    scenes: Sequence[Scene], window: Window, period: Period, source: Source, sign: Sign | None = None
+    scenes: Sequence[Scene], window: Window, period: Period, source: Source, sign: Signers = None
 ) -> tuple[RasterFrames | None, list[ReadFailure]]:
     """The months of a period (those whose middle lies in it) at a window's centre, ``(N, C, 1, 1)`` float32."""
     failures: list[ReadFailure] = []
@@ -51,12 +54,12 @@ def read_climate(
         if scene.footprint is not None and not scene.footprint.intersects(window.footprint()):
             continue
         for asset in scene.assets.values():
-            href = local_path(sign(asset.href) if sign else asset.href)
             options = tuple(sorted((asset.extra.get("open_kwargs") or {}).items()))
-            try:
-                found = _monthly(href, options, round(lon, 4), round(lat, 4), period)
-            except (OSError, KeyError, ValueError) as error:
-                failures.append(ReadFailure(source.name, scene.scene_id, asset.href, classify(error), str(error)[:500]))
+            units = tuple(sorted((asset.extra.get("units") or {}).items()))
+            read = partial(_monthly, options=options, units=units, lon=round(lon, 4), lat=round(lat, 4), period=period)
+            found = retrying(read, asset.href, signer_of(sign, scene))
+            if isinstance(found, Failure):
+                failures.append(ReadFailure(source.name, scene.scene_id, asset.href, found.kind, found.reason))
                 continue
             for month, values in found.items():
                 have = months.setdefault(month, (scene.scene_id, {}))
@@ -98,20 +101,46 @@ def month_bounds(year: int, month: int) -> tuple[int, int]:
     return start_ms, start_ms + days * 86_400_000
 
 
+_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+
+
+class _StrictStore(WrapperStore):
+    """A store in which a chunk that cannot be found is an error; Zarr would read it as never written, all missing."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Reads a key."""
+        found = await super().get(key, prototype, byte_range)
+        if found is None and key.rsplit("/", 1)[-1] not in _METADATA:
+            raise FileNotFoundError(f"chunk {key} of the store cannot be found")
+        return found
+
+
 @lru_cache(maxsize=8)
 def _open(href: str, options: tuple[tuple[str, object], ...]) -> xr.Dataset:
-    return xr.open_zarr(href, **{"chunks": None, **dict(options)})
+    settings = dict(options)
+    storage_options = settings.pop("storage_options", None)
+    store = (
+        FsspecStore.from_url(href, storage_options=storage_options, read_only=True)
+        if "://" in href
+        else LocalStore(href, read_only=True)
+    )
+    return xr.open_zarr(_StrictStore(store), **{**settings, "chunks": None})
 
 
 @lru_cache(maxsize=1024)
 def _monthly(
-    href: str, options: tuple[tuple[str, object], ...], lon: float, lat: float, period: Period
+    href: str,
+    options: tuple[tuple[str, object], ...],
+    units: tuple[tuple[str, str], ...],
+    lon: float,
+    lat: float,
+    period: Period,
 ) -> dict[tuple[int, int], dict[str, float]]:
     cell = cell_at(_open(href, options), lon, lat, href)
     # Whole months on both sides: a month that lies half in the period is aggregated from all of its days.
     start = pd.Timestamp(period.start_ms, unit="ms").to_period("M").start_time
     end = pd.Timestamp(period.end_ms - 1, unit="ms").to_period("M").end_time
-    return monthly(cell.sel(time=slice(start, end)).load())
+    return monthly(cell.sel(time=slice(start, end)).load(), dict(units))
 
 
 def cell_at(store: xr.Dataset, lon: float, lat: float, href: str) -> xr.Dataset:
@@ -145,17 +174,17 @@ def cell_at(store: xr.Dataset, lon: float, lat: float, href: str) -> xr.Dataset:
 _ENDINGS = ("", "_mean", "_min", "_max")
 
 
-def monthly(cell: xr.Dataset) -> dict[tuple[int, int], dict[str, float]]:
+def monthly(cell: xr.Dataset, units: Mapping[str, str] | None = None) -> dict[tuple[int, int], dict[str, float]]:
     """Monthly variables by (year, month) of one cell's hourly or daily series, in metres, kelvin and pascal."""
     series: dict[str, pd.Series] = {}
     for quantity, names in _SAMPLED.items():
         for name in names:
             for ending in _ENDINGS:
                 if name + ending in cell:
-                    series.setdefault(quantity + ending, _si(cell[name + ending]))
+                    series.setdefault(quantity + ending, _si(cell[name + ending], units))
     for name in _PRECIPITATION:
         if name in cell:
-            series.setdefault("total_precipitation", _si(cell[name]))
+            series.setdefault("total_precipitation", _si(cell[name], units))
     out: dict[tuple[int, int], dict[str, float]] = {}
     for name, values in series.items():
         days = values.resample("D")
@@ -176,13 +205,13 @@ def monthly(cell: xr.Dataset) -> dict[tuple[int, int], dict[str, float]]:
     return out
 
 
-def _si(array: xr.DataArray) -> pd.Series:
-    """A series in metres, kelvin or pascal, by its ``units``."""
+def _si(array: xr.DataArray, units: Mapping[str, str] | None) -> pd.Series:
+    """A series in metres, kelvin or pascal, by its ``units``, or else by what the catalog says."""
     series = pd.Series(
         np.asarray(array.to_numpy(), np.float64).reshape(array.sizes["time"], -1).mean(axis=1),
         index=pd.DatetimeIndex(array["time"].to_numpy()),
     )
-    unit = str(array.attrs.get("units", "")).lower()
+    unit = str(array.attrs.get("units") or (units or {}).get(str(array.name)) or "").lower()
     if unit.startswith("mm"):
         return series / 1000
     if unit in ("c", "degc", "celsius", "°c", "degree_celsius", "degrees celsius"):

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from numpy.typing import NDArray
 
 from pipelines.coregister.engines import Crop, Engine, FileGrid, Header, HeaderMismatch, read_header
 from pipelines.coregister.warp import extent
 from pipelines.grid import Window
-from pipelines.scenes import Asset
+from pipelines.scenes import Asset, Scene
 
+T = TypeVar("T")
 Sign = Callable[[str], str]
+# One for all scenes, or one for each catalog by name.
+Signers = Sign | Mapping[str, Sign] | None
 
 
 class FailureKind(StrEnum):
@@ -30,6 +34,7 @@ class FailureKind(StrEnum):
     TRANSIENT = "transient"
     MISSING = "missing"
     CORRUPT = "corrupt"
+    MISDESCRIBED = "misdescribed"  # the catalog's words differ from the file's, even after taking the file's
     UNUSABLE = "unusable"  # the file is sound but not what can be read here
 
 
@@ -40,8 +45,11 @@ ATTEMPTS = {
     FailureKind.TRANSIENT: 4,
     FailureKind.MISSING: 2,
     FailureKind.CORRUPT: 3,
+    FailureKind.MISDESCRIBED: 2,
     FailureKind.UNUSABLE: 1,
 }
+# Tried again without a pause: something was changed that should help.
+_AT_ONCE = (FailureKind.EXPIRED, FailureKind.MISDESCRIBED)
 BACKOFF_S = 0.25
 _PATTERNS = (
     (FailureKind.THROTTLED, r"\b(429|503)\b|slow ?down|too many requests|egress.*limit"),
@@ -68,6 +76,9 @@ class Request:
         asset: as the catalog describes it.
         window: target; the crop is what the file must give for it.
         dtype, nodata: what holds where neither catalog nor file says.
+        sign: unsigned address to one that can be opened, called anew before every attempt. If it has a method
+            ``invalidate(href)``, that is called first when the last attempt was refused (401, 403); if it has
+            ``gdal_options(href)``, the file is opened under that configuration.
         header: of the file: from the catalog, corrected by the file.
         pixels: the crop once read, and ``origin`` its first column and row in the file.
         failure: why there are none.
@@ -77,6 +88,7 @@ class Request:
     window: Window
     dtype: str
     nodata: float
+    sign: Sign | None = None
     header: Header | None = None
     pixels: NDArray | None = None
     origin: tuple[int, int] = (0, 0)
@@ -109,6 +121,8 @@ class Request:
 
 def classify(error: BaseException) -> FailureKind:
     """The class of a reading error, from its type and from the words of the whole chain of causes."""
+    if isinstance(error, HeaderMismatch):
+        return FailureKind.MISDESCRIBED
     words = []
     link: BaseException | None = error
     while link is not None:
@@ -132,85 +146,103 @@ def local_path(href: str) -> str:
     return href.removeprefix("file://") if href.startswith("file://") else href
 
 
-def fetch(
-    requests: Sequence[Request],
-    engine: Engine,
-    *,
-    sign: Sign | None = None,
-    threads: int = 8,
-    backoff_s: float = BACKOFF_S,
-) -> None:
+def signer_of(signers: Signers, scene: Scene) -> Sign | None:
+    """Who signs a scene's addresses.
+
+    Raises:
+        ValueError: signers are given by catalog, and the scene's is not among them.
+    """
+    if signers is None or callable(signers):
+        return signers
+    if scene.catalog not in signers:
+        raise ValueError(f"scene {scene.scene_id} is of catalog {scene.catalog!r}, for which there is no signer")
+    return signers[scene.catalog]
+
+
+def fetch(requests: Sequence[Request], engine: Engine, *, threads: int = 8, backoff_s: float = BACKOFF_S) -> None:
     """Fills every request with pixels or a failure, or leaves both None where the file has no pixel in the window.
 
     Args:
         requests: changed in place.
         engine: reads the crops.
-        sign: unsigned address to one that can be opened, called anew before every attempt. If it has a method
-            ``invalidate(href)``, that is called first when the last attempt was refused (401, 403).
         threads: concurrent reads.
         backoff_s: first pause before a throttled or transient failure is tried again; doubles.
     """
     pending = [request for request in requests if request.failure is None]
     pause_s = backoff_s
     while pending:
-        signed = [local_path(sign(request.asset.href) if sign else request.asset.href) for request in pending]
-        again: list[Request] = []
         ready: list[tuple[Request, Crop]] = []
-        headers = _missing_headers(pending, signed, threads)
-        for request, href, header in zip(pending, signed, headers, strict=True):
-            if isinstance(header, Exception):
-                _settle(request, header, sign, again)
-                continue
-            request.header, request.failure = header, None
-            found = extent(header.grid, request.window)
-            if found is not None:
-                col, row, width, height = found
-                retried = request.attempts > 0
-                crop = Crop(href, header.grid, header.dtype, request.file_nodata, col, row, width, height, retried)
-                ready.append((request, crop))
+        for request, prepared in zip(pending, _prepare(pending, threads), strict=True):
+            if isinstance(prepared, Exception):
+                _settle(request, prepared)
+            else:
+                request.failure = None
+                if prepared is not None:
+                    ready.append((request, prepared))
         results = engine.read([crop for _, crop in ready], threads)
         for (request, crop), result in zip(ready, results, strict=True):
-            if isinstance(result, HeaderMismatch):
-                if request.attempts:
-                    _settle(request, result, sign, again)
-                else:
-                    request.attempts += 1
-                    request.header = result.header
-                    again.append(request)
+            if isinstance(result, HeaderMismatch) and not request.attempts:
+                request.attempts, request.header = 1, result.header
+                request.failure = Failure(FailureKind.MISDESCRIBED, str(result))
             elif isinstance(result, Exception):
-                _settle(request, result, sign, again)
+                _settle(request, result)
             else:
-                request.pixels, request.origin, request.failure = result, (crop.col, crop.row), None
-        if any(request.failure and request.failure.kind is not FailureKind.EXPIRED for request in again):
+                request.pixels, request.origin = result, (crop.col, crop.row)
+        pending = [request for request in pending if request.failure and _may_try(request)]
+        if any(request.failure.kind not in _AT_ONCE for request in pending if request.failure):
             time.sleep(pause_s)
             pause_s *= 2
-        pending = again
 
 
-def _missing_headers(requests: Sequence[Request], hrefs: Sequence[str], threads: int) -> list[Header | Exception]:
-    """What is known of every file; files that the catalog does not describe are opened."""
-
-    def look(index: int) -> Header | Exception:
-        known = requests[index].header
-        if known is not None:
-            return known
+def retrying(action: Callable[[str], T], href: str, sign: Sign | None, backoff_s: float = BACKOFF_S) -> T | Failure:
+    """What an action makes of a signed address, tried as often as its class of failure deserves."""
+    for attempt in range(1, max(ATTEMPTS.values()) + 1):
         try:
-            return read_header(hrefs[index], again=requests[index].attempts > 0)
+            return action(local_path(sign(href) if sign else href))
+        except Exception as error:  # becomes a recorded failure
+            failure = Failure(classify(error), f"{type(error).__name__}: {error}"[:500])
+        if attempt >= ATTEMPTS[failure.kind]:
+            break
+        if failure.kind is FailureKind.EXPIRED and hasattr(sign, "invalidate"):
+            sign.invalidate(href)
+        time.sleep(backoff_s * 2 ** (attempt - 1))
+    return failure
+
+
+def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception | None]:
+    """The crop of every request; files that the catalog does not describe are opened for their headers."""
+
+    def one(request: Request) -> Crop | Exception | None:
+        try:
+            href = request.asset.href
+            signed = local_path(request.sign(href) if request.sign else href)
+            options = getattr(request.sign, "gdal_options", None)
+            settings = tuple(sorted(options(href).items())) if options else ()
+            again = request.attempts > 0
+            if request.header is None:
+                request.header = read_header(signed, settings, again=again)
+            header = request.header
+            found = extent(header.grid, request.window)
+            if found is None:
+                return None
+            return Crop(signed, header.grid, header.dtype, request.file_nodata, *found, again=again, settings=settings)
         except Exception as error:  # settled by the caller like any failed read
             return error
 
     if all(request.header is not None for request in requests):
-        return [look(index) for index in range(len(requests))]
+        return [one(request) for request in requests]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(look, range(len(requests))))
+        return list(pool.map(one, requests))
 
 
-def _settle(request: Request, error: Exception, sign: Sign | None, again: list[Request]) -> None:
-    """Records a failure, and decides whether to try once more."""
+def _settle(request: Request, error: Exception) -> None:
+    """Records a failed attempt."""
     kind = classify(error)
     request.attempts += 1
     request.failure = Failure(kind, f"{type(error).__name__}: {error}"[:500])
-    if request.attempts < ATTEMPTS[kind]:
-        if kind is FailureKind.EXPIRED and hasattr(sign, "invalidate"):
-            sign.invalidate(request.asset.href)
-        again.append(request)
+    if kind is FailureKind.EXPIRED and hasattr(request.sign, "invalidate") and _may_try(request):
+        request.sign.invalidate(request.asset.href)
+
+
+def _may_try(request: Request) -> bool:
+    return request.failure is not None and request.attempts < ATTEMPTS[request.failure.kind]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
 from pipelines.coregister.engines import Engine
-from pipelines.coregister.fetch import FailureKind, Request, Sign, fetch
+from pipelines.coregister.fetch import FailureKind, Request, Signers, fetch, signer_of
 from pipelines.coregister.masks import is_nodata, present, weight
 from pipelines.coregister.warp import warp
 from pipelines.grid import Window
@@ -103,7 +103,7 @@ def fill(
     window: Window,
     source: Source,
     engine: Engine,
-    sign: Sign | None,
+    sign: Signers,
     threads: int,
 ) -> list[ReadFailure]:
     """Reads frames in place, piece after piece, until every pixel is measured or no piece is left."""
@@ -111,8 +111,10 @@ def fill(
     open_frames = list(frames)
     for rank in range(max((len(frame.pieces) for frame in frames), default=0)):
         open_frames = [frame for frame in open_frames if rank < len(frame.pieces) and frame.missing(source)]
-        jobs = [(frame, frame.pieces[rank], _requests(frame.pieces[rank], window, source)) for frame in open_frames]
-        fetch([request for _, _, wanted in jobs for request in wanted.values()], engine, sign=sign, threads=threads)
+        jobs = [
+            (frame, frame.pieces[rank], _requests(frame.pieces[rank], window, source, sign)) for frame in open_frames
+        ]
+        fetch([request for _, _, wanted in jobs for request in wanted.values()], engine, threads=threads)
 
         def assemble(job: tuple[Frame, Scene, dict[str, Request]]) -> list[ReadFailure]:
             frame, scene, wanted = job
@@ -137,15 +139,17 @@ def fill(
     return failures
 
 
-def _requests(scene: Scene, window: Window, source: Source) -> dict[str, Request]:
+def _requests(scene: Scene, window: Window, source: Source, signers: Signers) -> dict[str, Request]:
     """Requests by band name and mask role, for the assets that a scene has."""
     wanted: dict[str, Request] = {}
+    sign = signer_of(signers, scene)
     for band in source.band_names:
         if band in scene.assets:
-            wanted[band] = Request(scene.assets[band], window, source.dtype, source.nodata)
+            wanted[band] = Request(scene.assets[band], window, source.dtype, source.nodata, sign)
     for role in source.mask_roles if wanted else ():
         if role in scene.assets:
-            wanted[role] = Request(scene.assets[role], window, "uint16" if role == "qa_pixel" else "uint8", 0)
+            dtype = "uint16" if role == "qa_pixel" else "uint8"
+            wanted[role] = Request(scene.assets[role], window, dtype, 0, sign)
     return wanted
 
 

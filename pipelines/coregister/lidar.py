@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import fsspec
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.coregister.fetch import Sign, classify, local_path
+from pipelines.coregister.fetch import Failure, Signers, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
 from pipelines.grid import WGS84, Period, Window, parse_time_ms, transformer
 from pipelines.scenes import Scene
@@ -25,7 +26,7 @@ _HTTP_BLOCK = 2**18
 
 
 def read_points(
-    scenes: Sequence[Scene], window: Window, period: Period, source: Source, sign: Sign | None = None
+    scenes: Sequence[Scene], window: Window, period: Period, source: Source, sign: Signers = None
 ) -> tuple[PointSamples, list[ReadFailure]]:
     """The good footprints whose centre lies in a window, within a period, with every relative height.
 
@@ -37,12 +38,11 @@ def read_points(
         if scene.footprint is not None and not scene.footprint.intersects(window.footprint()):
             continue
         for asset in scene.assets.values():
-            href = local_path(sign(asset.href) if sign else asset.href)
-            try:
-                with _open(href) as file:
-                    parts += [_beam(file[name], window, source) for name in sorted(file) if name.startswith("BEAM")]
-            except (OSError, KeyError, ValueError) as error:
-                failures.append(ReadFailure(source.name, scene.scene_id, asset.href, classify(error), str(error)[:500]))
+            found = retrying(partial(_granule, window=window, source=source), asset.href, signer_of(sign, scene))
+            if isinstance(found, Failure):
+                failures.append(ReadFailure(source.name, scene.scene_id, asset.href, found.kind, found.reason))
+            else:
+                parts += found
     row, col, time_ms, values = (
         np.concatenate([getattr(part, name) for part in parts]) if parts else None
         for name in ("row", "col", "time_ms", "values")
@@ -53,6 +53,12 @@ def read_points(
     keep = (time_ms >= period.start_ms) & (time_ms < period.end_ms)
     order = np.flatnonzero(keep)[np.lexsort((col[keep], row[keep], time_ms[keep]))]
     return PointSamples(row[order], col[order], time_ms[order], values[order]), failures
+
+
+def _granule(href: str, window: Window, source: Source) -> list[PointSamples]:
+    """The good footprints of every beam."""
+    with _open(href) as file:
+        return [_beam(file[name], window, source) for name in sorted(file) if name.startswith("BEAM")]
 
 
 @contextmanager

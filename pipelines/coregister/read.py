@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 from pipelines.coregister.climate import read_climate
 from pipelines.coregister.cut import cut_points, cut_rasters, cut_texts
 from pipelines.coregister.engines import engine as engine_by_name
-from pipelines.coregister.fetch import Sign
+from pipelines.coregister.fetch import Signers
 from pipelines.coregister.frames import Frame, ReadFailure, batches, fill, group
 from pipelines.coregister.lidar import read_points
 from pipelines.coregister.terrain import read_terrain
@@ -56,7 +56,7 @@ def read_frames(
     source: Source,
     *,
     engine: str = DEFAULT_ENGINE,
-    sign: Sign | None = None,
+    sign: Signers = None,
     threads: int = 8,
 ) -> tuple[RasterFrames | None, list[ReadFailure]]:
     """The frames of a gridded source over a window.
@@ -66,7 +66,7 @@ def read_frames(
         window: target; its pixels do not depend on its size or position.
         source: says bands, masks, and what is one acquisition.
         engine: "stackstac" or "rasterio"; the pixels are the same.
-        sign: unsigned address to one that can be opened.
+        sign: unsigned address to one that can be opened; one for all, or one for each catalog by name.
         threads: concurrent file reads.
 
     Returns:
@@ -110,7 +110,7 @@ def read_window(
     source: Source,
     *,
     engine: str = DEFAULT_ENGINE,
-    sign: Sign | None = None,
+    sign: Signers = None,
     on_error: OnError | None = None,
     threads: int = 8,
 ) -> xr.Dataset:
@@ -121,7 +121,7 @@ def read_window(
         window: target grid.
         source: what is read.
         engine: "stackstac" or "rasterio".
-        sign: unsigned address to one that can be opened.
+        sign: unsigned address to one that can be opened; one for all, or one for each catalog by name.
         on_error: called for every scene that could not be read; without it a warning is logged.
         threads: concurrent file reads.
 
@@ -218,7 +218,7 @@ class Block:
     points: dict[str, PointSamples]
     texts: TextSamples | None
     climate: dict[str, list[Scene]]
-    sign: Sign | None
+    sign: Signers
     failures: list[ReadFailure]
 
     def sequence(self, window: Window, *, sequence_id: str | None = None, split: str = "train") -> SiteSequence:
@@ -252,7 +252,7 @@ def read_block(
     period: Period,
     sources: Mapping[str, Source] | Sequence[Source],
     *,
-    sign: Sign | None = None,
+    sign: Signers = None,
     engine: str = DEFAULT_ENGINE,
     threads: int = 8,
 ) -> Block:
@@ -264,7 +264,7 @@ def read_block(
         period: support period. Images are taken within it; maps and texts where their validity meets it, a map that
             never does by the edition nearest to it; elevation always.
         sources: what to read.
-        sign: unsigned address to one that can be opened.
+        sign: unsigned address to one that can be opened; one for all, or one for each catalog by name.
         engine: "stackstac" or "rasterio".
         threads: concurrent file reads.
     """
@@ -297,7 +297,7 @@ def read_sequence(
     period: Period,
     sources: Mapping[str, Source] | Sequence[Source],
     *,
-    sign: Sign | None = None,
+    sign: Signers = None,
     engine: str = DEFAULT_ENGINE,
     threads: int = 8,
     sequence_id: str | None = None,

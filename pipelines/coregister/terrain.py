@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.coregister.engines import Engine
-from pipelines.coregister.fetch import Sign
+from pipelines.coregister.fetch import Signers
 from pipelines.coregister.frames import ReadFailure, fill, group
 from pipelines.coregister.masks import is_nodata
 from pipelines.grid import Window
@@ -22,7 +22,7 @@ MARGIN_PX = 1
 
 
 def read_terrain(
-    scenes: Sequence[Scene], window: Window, source: Source, engine: Engine, sign: Sign | None, threads: int
+    scenes: Sequence[Scene], window: Window, source: Source, engine: Engine, sign: Signers, threads: int
 ) -> tuple[RasterFrames | None, list[ReadFailure]]:
     """One frame of elevation and its derivatives, None where no elevation is known."""
     stored = replace(source, bands=tuple(band for band in source.bands if band.name == FILE_BAND))

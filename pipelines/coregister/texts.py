@@ -11,7 +11,7 @@ import geopandas as gpd
 import numpy as np
 from shapely import box
 
-from pipelines.coregister.fetch import Sign, classify, local_path
+from pipelines.coregister.fetch import Failure, Signers, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
 from pipelines.grid import WGS84, Period, Window, reproject
 from pipelines.scenes import Scene
@@ -22,7 +22,7 @@ COLUMNS = ("text", "start_ms", "end_ms", "uncertainty_m")
 
 
 def read_texts(
-    scenes: Sequence[Scene], window: Window, period: Period, source: Source, sign: Sign | None = None
+    scenes: Sequence[Scene], window: Window, period: Period, source: Source, sign: Signers = None
 ) -> tuple[TextSamples | None, list[ReadFailure]]:
     """The texts whose point lies in a window and whose validity meets a period.
 
@@ -34,11 +34,9 @@ def read_texts(
     west, south, east, north = window.footprint().bounds
     for scene in scenes:
         for asset in scene.assets.values():
-            href = local_path(sign(asset.href) if sign else asset.href)
-            try:
-                table = _table(href)
-            except (OSError, ValueError) as error:
-                failures.append(ReadFailure(source.name, scene.scene_id, asset.href, classify(error), str(error)[:500]))
+            table = retrying(text_table, asset.href, signer_of(sign, scene))
+            if isinstance(table, Failure):
+                failures.append(ReadFailure(source.name, scene.scene_id, asset.href, table.kind, table.reason))
                 continue
             near = table[table.intersects(box(west, south, east, north))]
             for row in near.itertuples(index=False):
@@ -63,7 +61,7 @@ def read_texts(
 
 
 @lru_cache(maxsize=16)
-def _table(href: str) -> gpd.GeoDataFrame:
+def text_table(href: str) -> gpd.GeoDataFrame:
     """A file of texts in WGS 84, read whole: texts of a region are small beside one image."""
     with fsspec.open(href, "rb") as handle:
         content = io.BytesIO(handle.read())

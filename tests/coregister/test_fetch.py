@@ -11,9 +11,9 @@ from tests.coregister.files import LEFT, TOP, asset_of, noise, window, write_ras
 from tests.coregister.served import serve
 
 
-def request_of(path, url: str, **fields) -> Request:
+def request_of(path, url: str, sign=None, **fields) -> Request:
     asset = replace(asset_of(path), href=f"{url}/{path.name}")
-    return Request(replace(asset, **fields), window(3, 4, 50, 40), "uint16", 0)
+    return Request(replace(asset, **fields), window(3, 4, 50, 40), "uint16", 0, sign)
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ class Signer:
 def test_an_expired_signature_is_renewed(raster, tmp_path):
     sign = Signer()
     with serve(tmp_path, lambda path, seen: None if path.endswith("token=1") else 403) as server:
-        request = request_of(raster, server.url)
-        fetch([request], engine("rasterio"), sign=sign, threads=1, backoff_s=0.01)
+        request = request_of(raster, server.url, sign)
+        fetch([request], engine("rasterio"), threads=1, backoff_s=0.01)
         assert sign.invalidated == [f"{server.url}/a.tif"]
     assert request.failure is None and request.pixels is not None
 

@@ -8,7 +8,7 @@ file, and the caller decides what to do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isclose
 from typing import Protocol
 
@@ -85,6 +85,7 @@ class Crop:
         dtype: of the stored numbers.
         nodata: stored number that fills what an engine must invent (nothing, in practice).
         col, row, width, height: in the file's pixels.
+        settings: GDAL configuration that this address needs; may hold credentials, so it is never printed.
         again: the file was tried before; what GDAL remembers of it must not be trusted.
     """
 
@@ -97,14 +98,18 @@ class Crop:
     width: int
     height: int
     again: bool = False
+    settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
     def gdal_env(self) -> dict[str, object]:
         """GDAL's settings for opening this file."""
         size = self.grid.width * self.grid.height * np.dtype(self.dtype).itemsize
-        env = {**GDAL_ENV, "GDAL_INGESTED_BYTES_AT_OPEN": max(HEADER_BYTES, size if size <= SMALL_FILE_BYTES else 0)}
+        env: dict[str, object] = {**GDAL_ENV}
+        env["GDAL_INGESTED_BYTES_AT_OPEN"] = max(HEADER_BYTES, size if size <= SMALL_FILE_BYTES else 0)
         # GDAL remembers that an address answered 404 or 403, and would answer the same from memory.
-        return {**env, "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/"} if self.again else env
+        if self.again:
+            env["CPL_VSIL_CURL_NON_CACHED"] = "/vsicurl/"
+        return {**env, **dict(self.settings)}
 
     @property
     def window(self) -> FileWindow:
@@ -160,9 +165,9 @@ def header_of(dataset: DatasetReader, href: str) -> Header:
     return Header(FileGrid.of(epsg, tuple(dataset.transform), dataset.shape, href), dataset.dtypes[0], dataset.nodata)
 
 
-def read_header(href: str, *, again: bool = False) -> Header:
-    """Opens a file for its header alone; ``again`` as in :class:`Crop`."""
-    env = {**GDAL_ENV, "GDAL_INGESTED_BYTES_AT_OPEN": HEADER_BYTES}
+def read_header(href: str, settings: tuple[tuple[str, str], ...] = (), *, again: bool = False) -> Header:
+    """Opens a file for its header alone; ``settings`` and ``again`` as in :class:`Crop`."""
+    env: dict[str, object] = {**GDAL_ENV, "GDAL_INGESTED_BYTES_AT_OPEN": HEADER_BYTES, **dict(settings)}
     if again:
         env["CPL_VSIL_CURL_NON_CACHED"] = "/vsicurl/"
     with rasterio.Env(**env), rasterio.open(href, sharing=False) as dataset:

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from shapely import box
+
+from pipelines.coregister.climate import month_bounds, read_climate
+from pipelines.grid import Period
+from pipelines.scenes import Asset, Scene
+from pipelines.sources import source
+from tests.coregister.files import window
+from tests.coregister.served import serve
+
+ERA5 = source("era5")
+YEAR = Period.calendar_year(2020)
+
+
+def scene(href: str, **extra) -> Scene:
+    store = Asset(href, "zarr", extra={"open_kwargs": {"consolidated": True}, **extra})
+    return Scene("era5", "store", "test", "era5-land", 0, (0, 1), box(-180, -90, 180, 90), {"store": store})
+
+
+def hourly(days: int = 60, west: float = 2.7) -> xr.Dataset:
+    """Longitude, latitude and hour are legible in every value."""
+    time = pd.date_range("2020-01-01", periods=days * 24, freq="h")
+    lon, lat = west + 0.1 * np.arange(6), 50.82 - 0.1 * np.arange(5)
+    shape = (time.size, lat.size, lon.size)
+    hour = (time.hour.to_numpy() + 100 * time.month.to_numpy())[:, None, None] + np.zeros(shape)
+    cell = (np.arange(5)[:, None] * 10 + np.arange(6))[None] + np.zeros(shape)
+    dims = ("time", "latitude", "longitude")
+    return xr.Dataset(
+        {
+            "t2m": (dims, hour + 1000 * cell, {"units": "K"}),
+            "sp": (dims, np.full(shape, 1013.0), {"units": "hPa"}),
+            "tp": (dims, np.full(shape, 1.0), {"units": "mm"}),
+        },
+        coords={"time": time, "latitude": lat, "longitude": lon},
+    )
+
+
+def write(data: xr.Dataset, path) -> str:
+    chunks = (240, 2, 2) if len(data.sizes) == 3 else (240,)
+    encoding = {name: {"chunks": chunks} for name in data.data_vars}
+    data.to_zarr(path, zarr_format=2, consolidated=True, encoding=encoding)
+    return str(path)
+
+
+def by_name(frames) -> dict[str, np.ndarray]:
+    return {name: frames.values[:, index, 0, 0] for index, name in enumerate(ERA5.band_names)}
+
+
+def test_hours_become_months_of_the_nearest_cell(tmp_path):
+    frames, failures = read_climate([scene(write(hourly(), tmp_path / "a.zarr"))], window(), YEAR, ERA5)
+    assert failures == [] and frames is not None
+    # The window stands at 3.003 E, 50.550 N: column 3 (3.0 E), row 3 (50.52 N).
+    values = by_name(frames)
+    np.testing.assert_allclose(values["temperature_2m_mean"], [33_111.5, 33_211.5])
+    np.testing.assert_allclose(values["temperature_2m_min"], [33_100, 33_200])
+    np.testing.assert_allclose(values["temperature_2m_max"], [33_123, 33_223])
+    np.testing.assert_allclose(values["total_precipitation_sum"], [31 * 0.024, 29 * 0.024], rtol=1e-6)
+    np.testing.assert_allclose(values["total_precipitation_max"], [0.024, 0.024], rtol=1e-6)
+    np.testing.assert_allclose(values["surface_pressure_mean"], 101_300)
+    assert np.isnan(values["dewpoint_2m_mean"]).all()
+    assert frames.valid_ms.tolist() == [list(month_bounds(2020, 1)), list(month_bounds(2020, 2))]
+
+
+def test_longitudes_from_0_to_360(tmp_path):
+    east, _ = read_climate([scene(write(hourly(), tmp_path / "a.zarr"))], window(), YEAR, ERA5)
+    whole = hourly().pad(longitude=(0, 1), mode="edge")
+    lon = np.append(hourly().longitude.to_numpy(), 357.0)
+    wrapped, _ = read_climate(
+        [scene(write(whole.assign_coords(longitude=lon), tmp_path / "b.zarr"))], window(), YEAR, ERA5
+    )
+    np.testing.assert_array_equal(east.values, wrapped.values)
+
+
+def test_half_a_month_does_not_count(tmp_path):
+    frames, _ = read_climate([scene(write(hourly(days=45), tmp_path / "a.zarr"))], window(), YEAR, ERA5)
+    assert frames is not None and len(frames.time_ms) == 1
+
+
+def test_daily_means_do_not_pass_for_extremes_but_daily_extremes_do(tmp_path):
+    time = pd.date_range("2020-03-01", periods=31, freq="D")
+    day = np.arange(31.0)
+    data = xr.Dataset(
+        {
+            "t2m_mean": ("time", day, {"units": "degC"}),
+            "t2m_min": ("time", day - 5, {"units": "degC"}),
+            "d2m_mean": ("time", day + 270, {"units": "K"}),
+            "total_precipitation": ("time", day),
+        },
+        coords={"time": time},
+    )
+    store = scene(write(data, tmp_path / "a.zarr"), units={"total_precipitation": "mm d-1"})
+    frames, failures = read_climate([store], window(), YEAR, ERA5)
+    assert failures == []
+    values = by_name(frames)
+    np.testing.assert_allclose(values["temperature_2m_mean"], 15 + 273.15)
+    np.testing.assert_allclose(values["temperature_2m_min"], -5 + 273.15)
+    assert np.isnan(values["temperature_2m_max"]).all() and np.isnan(values["dewpoint_2m_min"]).all()
+    np.testing.assert_allclose(values["total_precipitation_sum"], day.sum() / 1000)
+
+
+def test_over_http_only_the_chunks_that_are_needed(tmp_path):
+    local = write(hourly(), tmp_path / "a.zarr")
+    near, _ = read_climate([scene(local)], window(), YEAR, ERA5)
+    with serve(tmp_path) as server:
+        far, failures = read_climate([scene(f"{server.url}/a.zarr")], window(), YEAR, ERA5)
+        chunks = {path for path in server.requests if "/t2m/" in path and path.rsplit("/", 1)[1][0].isdigit()}
+    assert failures == []
+    np.testing.assert_array_equal(near.values, far.values)
+    assert {path.rsplit("/", 1)[1] for path in chunks} == {f"{k}.1.1" for k in range(6)}
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_chunk_that_is_missing_is_a_failure_and_not_a_gap(tmp_path, lasting: bool):
+    local = write(hourly(), tmp_path / "a.zarr")
+    near, _ = read_climate([scene(local)], window(), YEAR, ERA5)
+
+    def spoil(path: str, seen: int) -> int | None:
+        return 404 if path.endswith("/t2m/2.1.1") and (lasting or seen == 0) else None
+
+    with serve(tmp_path, spoil) as server:
+        frames, failures = read_climate([scene(f"{server.url}/a.zarr")], window(), YEAR, ERA5)
+    if lasting:
+        assert frames is None and failures[0].kind == "missing" and "t2m/2.1.1" in failures[0].reason
+    else:
+        assert failures == []
+        np.testing.assert_array_equal(near.values, frames.values)
+
+
+def test_a_point_off_the_grid_is_refused(tmp_path):
+    href = write(hourly(west=20.0), tmp_path / "a.zarr")
+    frames, failures = read_climate([scene(href)], window(), YEAR, ERA5)
+    assert frames is None and failures[0].kind == "unusable" and "longitude 3.0" in failures[0].reason

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from pyproj import Transformer
+from shapely import box
+
+from pipelines.coregister.lidar import EPOCH_MS, read_points
+from pipelines.grid import Period
+from pipelines.scenes import Asset, Scene
+from pipelines.sources import source
+from tests.coregister.files import EPSG, LEFT, TOP, window
+from tests.coregister.served import serve
+
+GEDI = source("gedi")
+YEAR = Period.calendar_year(2020)
+DAYS_TO_2020 = 730
+
+
+def granule(path: Path, beams: dict[str, dict[str, np.ndarray]], drop: tuple[str, ...] = ()) -> Path:
+    """Shots at window pixels (row, col), given per beam; the height at percent p of shot k is 100 k + p."""
+    back = Transformer.from_crs(EPSG, 4326, always_xy=True)
+    with h5py.File(path, "w") as file:
+        file.create_group("METADATA")
+        for beam, shots in beams.items():
+            group = file.create_group(beam)
+            pixel = np.asarray(shots["pixel"], float)
+            lon, lat = back.transform(LEFT + pixel[:, 1] * 10 + 5, TOP - pixel[:, 0] * 10 - 5)
+            count = len(pixel)
+            columns = {
+                "lat_lowestmode": lat,
+                "lon_lowestmode": lon,
+                "rh": np.arange(count)[:, None] * 100.0 + np.arange(101),
+                "quality_flag": np.ones(count, np.uint8),
+                "degrade_flag": np.zeros(count, np.uint8),
+                "sensitivity": np.full(count, 0.95),
+                "delta_time": np.full(count, DAYS_TO_2020 * 86_400.0) + np.arange(count),
+            } | {name: np.asarray(values) for name, values in shots.items() if name != "pixel"}
+            for name, values in columns.items():
+                if name not in drop:
+                    group.create_dataset(name, data=values)
+    return path
+
+
+def scene(href: object) -> Scene:
+    return Scene("gedi", "g", "test", "GEDI", 0, (0, 1), box(2, 49, 4, 52), {"data": Asset(str(href), "data")})
+
+
+def test_good_shots_inside_land_on_their_pixels_with_all_heights(tmp_path):
+    beams = {
+        "BEAM0101": {"pixel": [(3, 4), (39, 47), (40, 4), (3, 48), (-1, 0)]},
+        "BEAM0000": {"pixel": [(10, 11)]},
+    }
+    samples, failures = read_points([scene(granule(tmp_path / "g.h5", beams))], window(), YEAR, GEDI)
+    assert failures == []
+    found = dict(zip(zip(samples.row.tolist(), samples.col.tolist(), strict=True), samples.values, strict=True))
+    assert set(found) == {(3, 4), (39, 47), (10, 11)}
+    np.testing.assert_array_equal(found[39, 47], 100 + np.arange(101))
+    assert sorted(samples.time_ms.tolist()) == [EPOCH_MS + DAYS_TO_2020 * 86_400_000 + k for k in (0, 0, 1000)]
+    assert samples.values.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("quality_flag", [1, 0, 1]), ("degrade_flag", [0, 30, 0]), ("sensitivity", [0.9, 0.89, 0.99])],
+)
+def test_bad_shots_are_dropped(tmp_path, column: str, values: list[float]):
+    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 1), (2, 2), (3, 3)], column: values}})
+    samples, _ = read_points([scene(path)], window(), YEAR, GEDI)
+    assert samples.row.tolist() == [1, 3]
+
+
+def test_shots_of_another_year_are_dropped(tmp_path):
+    seconds = [DAYS_TO_2020 * 86_400.0 - 1, DAYS_TO_2020 * 86_400.0]
+    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 1), (2, 2)], "delta_time": seconds}})
+    samples, _ = read_points([scene(path)], window(), YEAR, GEDI)
+    assert samples.row.tolist() == [2]
+
+
+def test_a_release_without_flags_that_came_later(tmp_path):
+    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 1)]}}, drop=("degrade_flag", "sensitivity"))
+    samples, failures = read_points([scene(path)], window(), YEAR, GEDI)
+    assert failures == [] and samples.row.tolist() == [1]
+
+
+def test_a_granule_without_quality_is_refused(tmp_path):
+    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 1)]}}, drop=("quality_flag",))
+    samples, failures = read_points([scene(path)], window(), YEAR, GEDI)
+    assert samples.row.size == 0 and failures[0].kind == "unusable" and "quality_flag" in failures[0].reason
+
+
+def test_the_same_over_http_and_a_passing_fault_is_outlived(tmp_path):
+    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 1), (2, 2)]}})
+    near, _ = read_points([scene(path)], window(), YEAR, GEDI)
+    with serve(tmp_path, lambda path, seen: 503 if seen == 1 else None) as server:
+        far, failures = read_points([scene(f"{server.url}/g.h5")], window(), YEAR, GEDI)
+    assert failures == []
+    np.testing.assert_array_equal(near.values, far.values)
+    np.testing.assert_array_equal(near.row, far.row)

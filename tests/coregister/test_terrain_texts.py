@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import geopandas as gpd
+import numpy as np
+import pytest
+from pyproj import Transformer
+from shapely import Point, box
+
+from pipelines.coregister import read_frames, read_sequence
+from pipelines.coregister.terrain import derivatives
+from pipelines.coregister.texts import read_texts
+from pipelines.grid import Period
+from pipelines.scenes import Asset, Scene
+from pipelines.sources import source
+from tests.coregister.files import EPSG, LEFT, TOP, scene_of, window, write_raster
+
+DEM = source("elevation")
+TEXT = source("text")
+YEAR = Period.calendar_year(2020)
+
+
+@pytest.mark.parametrize(
+    ("east", "north", "aspect"), [(-1.0, 0.0, 90), (1.0, 0.0, 270), (0.0, -1.0, 0), (0.0, 1.0, 180), (-1, -1, 45)]
+)
+def test_slope_and_its_direction_on_a_plane(east: float, north: float, aspect: float):
+    """Height rises by ``east`` and ``north`` metres a metre: the slope faces the other way, clockwise from north."""
+    rows, cols = np.indices((8, 9)) * 10.0
+    layers = derivatives(500 + east * cols - north * rows, 10)
+    slope = np.arctan(np.hypot(east, north))
+    np.testing.assert_allclose(layers["slope_sin"], np.sin(slope))
+    np.testing.assert_allclose(layers["slope_cos"], np.cos(slope))
+    np.testing.assert_allclose(layers["aspect_sin"], np.sin(np.deg2rad(aspect)), atol=1e-12)
+    np.testing.assert_allclose(layers["aspect_cos"], np.cos(np.deg2rad(aspect)), atol=1e-12)
+
+
+def test_flat_ground_faces_nowhere():
+    layers = derivatives(np.full((4, 4), 12.0), 10)
+    assert (layers["slope_sin"] == 0).all() and (layers["slope_cos"] == 1).all()
+    assert (layers["aspect_sin"] == 0).all() and (layers["aspect_cos"] == 0).all()
+
+
+def test_slope_of_a_file_does_not_depend_on_the_window(tmp_path):
+    rng = np.random.default_rng(0)
+    height = rng.normal(100, 30, (60, 60)).astype(np.float32)
+    path = write_raster(tmp_path / "dem.tif", height, 2.99, 50.56, 1 / 3600, 4326, nodata=None)
+    scene = scene_of("elevation", "dem", {"elevation": path})
+    big, _ = read_frames([scene], window(0, 0, 48, 40), DEM)
+    small, _ = read_frames([scene], window(9, 13, 20, 20), DEM)
+    np.testing.assert_array_equal(big.values[..., 13:33, 9:29], small.values)
+    sin, cos = small.values[0, 1], small.values[0, 2]
+    np.testing.assert_allclose(sin**2 + cos**2, 1, atol=1e-6)
+
+
+def test_two_tiles_make_one_surface(tmp_path):
+    height = np.add.outer(np.arange(40.0), np.arange(60.0)).astype(np.float32)
+    west = write_raster(tmp_path / "w.tif", height[:, :30], LEFT, TOP, 10, nodata=-9999)
+    east = write_raster(tmp_path / "e.tif", height[:, 30:], LEFT + 300, TOP, 10, nodata=-9999)
+    scenes = [scene_of("elevation", name, {"elevation": path}) for name, path in (("w", west), ("e", east))]
+    frames, _ = read_frames(scenes, window(10, 5, 40, 20), DEM)
+    np.testing.assert_array_equal(frames.values[0, 0], height[5:25, 10:50])
+    np.testing.assert_allclose(frames.values[0, 1], np.sin(np.arctan(np.hypot(0.1, 0.1))), rtol=1e-5)
+
+
+def texts_scene(path) -> Scene:
+    return Scene("text", "t", "test", "texts", 0, (0, 2**60), box(2, 49, 4, 52), {"data": Asset(str(path), "data")})
+
+
+@pytest.mark.parametrize("ending", ["parquet", "geojson"])
+def test_texts_inside_the_window_and_the_period(tmp_path, ending: str):
+    back = Transformer.from_crs(EPSG, 4326, always_xy=True)
+    pixels = [(3, 4), (39, 47), (40, 0), (5, 5)]
+    start = [YEAR.start_ms, YEAR.start_ms - 10, YEAR.start_ms, YEAR.end_ms]
+    table = gpd.GeoDataFrame(
+        {
+            "text": [f"text {k}" for k in range(4)],
+            "start_ms": start,
+            "end_ms": [ms + 20 for ms in start],
+            "uncertainty_m": [30.0, 100.0, 5.0, 5.0],
+        },
+        geometry=[Point(back.transform(LEFT + c * 10 + 5, TOP - r * 10 - 5)) for r, c in pixels],
+        crs=4326,
+    )
+    path = tmp_path / f"texts.{ending}"
+    table.to_parquet(path) if ending == "parquet" else table.to_file(path, driver="GeoJSON")
+    samples, failures = read_texts([texts_scene(path)], window(), YEAR, TEXT)
+    assert failures == [] and samples is not None
+    assert samples.text == ("text 0", "text 1")
+    assert samples.row.tolist() == [3, 39] and samples.col.tolist() == [4, 47]
+    assert samples.uncertainty_m.tolist() == [30, 100] and samples.vector.shape == (2, 0)
+    sequence, _ = read_sequence({"text": [texts_scene(path)]}, window(2, 2, 10, 10), YEAR, [TEXT])
+    assert sequence.texts is not None and sequence.texts.text == ("text 0",) and sequence.texts.row.tolist() == [1]
+
+
+def test_a_table_without_its_columns_is_refused(tmp_path):
+    gpd.GeoDataFrame({"text": ["x"]}, geometry=[Point(3, 50)], crs=4326).to_parquet(tmp_path / "t.parquet")
+    samples, failures = read_texts([texts_scene(tmp_path / "t.parquet")], window(), YEAR, TEXT)
+    assert samples is None and "start_ms, end_ms, uncertainty_m" in failures[0].reason
