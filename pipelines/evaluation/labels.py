@@ -77,10 +77,10 @@ def read_labels(paths: Iterable[str | Path], columns: LabelColumns = LabelColumn
     Raises:
         ValueError: for a missing file or column, a point without position, a group that spans the country.
     """
-    paths = [Path(path) for path in paths]
-    if not paths:
+    files = [Path(path) for path in paths]
+    if not files:
         raise ValueError("evaluate.labels: no file matches; give at least one label table")
-    table = pd.concat([_read_one(path, columns) for path in paths], ignore_index=True)
+    table = pd.concat([_read_one(path, columns) for path in files], ignore_index=True)
     spans = table.groupby("group")[["lon", "lat"]].agg(lambda column: column.max() - column.min()).max(axis=1)
     if len(spans) and spans.max() > MAX_GROUP_DEG:
         raise ValueError(
