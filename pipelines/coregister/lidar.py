@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.coregister.fetch import Failure, Signers, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
+from pipelines.coregister.ranged import BLOCK_BYTES, RangedFile
 from pipelines.grid import WGS84, Period, Window, parse_time_ms, transformer
 from pipelines.scenes import Scene
 from pipelines.sequence import PointSamples
@@ -21,8 +22,6 @@ from pipelines.sources.base import Source
 # ``delta_time`` counts seconds from here (GEDI L2A data dictionary).
 EPOCH_MS = parse_time_ms("2018-01-01")
 MIN_SENSITIVITY = 0.9
-# Footprints are 25 m wide and a block is read in ranges of this many bytes.
-_HTTP_BLOCK = 2**18
 
 
 def read_points(
@@ -63,11 +62,14 @@ def _granule(href: str, window: Window, source: Source) -> list[PointSamples]:
 
 @contextmanager
 def _open(href: str) -> Iterator[h5py.File]:
-    if "://" not in href:
-        with h5py.File(href, "r") as file:
+    if href.startswith(("http://", "https://")):
+        with RangedFile(href) as handle, h5py.File(handle, "r") as file:
+            yield file
+    elif "://" in href:
+        with fsspec.open(href, "rb", block_size=BLOCK_BYTES) as handle, h5py.File(handle, "r") as file:
             yield file
     else:
-        with fsspec.open(href, "rb", block_size=_HTTP_BLOCK) as handle, h5py.File(handle, "r") as file:
+        with h5py.File(href, "r") as file:
             yield file
 
 

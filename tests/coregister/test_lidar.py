@@ -92,10 +92,13 @@ def test_a_granule_without_quality_is_refused(tmp_path):
     assert samples.row.size == 0 and failures[0].kind == "unusable" and "quality_flag" in failures[0].reason
 
 
-def test_the_same_over_http_and_a_passing_fault_is_outlived(tmp_path):
-    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 1), (2, 2)]}})
+@pytest.mark.parametrize("fault", [503, 404, 403, "truncate"])
+@pytest.mark.parametrize("when", [0, 2])
+def test_the_same_over_http_and_a_passing_fault_is_outlived(tmp_path, fault, when: int):
+    shots = [(k % 40, k % 48) for k in range(1500)]  # more than two blocks of heights
+    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": shots}, "BEAM0110": {"pixel": shots}})
     near, _ = read_points([scene(path)], window(), YEAR, GEDI)
-    with serve(tmp_path, lambda path, seen: 503 if seen == 1 else None) as server:
+    with serve(tmp_path, lambda path, seen: fault if seen == when else None) as server:
         far, failures = read_points([scene(f"{server.url}/g.h5")], window(), YEAR, GEDI)
     assert failures == []
     np.testing.assert_array_equal(near.values, far.values)
