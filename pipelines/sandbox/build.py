@@ -201,8 +201,8 @@ def _read_manifest(path: Path, p: WorldParameters) -> dict | None:
     if manifest.get("identity") != p.identity:
         raise ValueError(
             f"{path.parent} holds a sandbox of other parameters (size {manifest.get('size')!r}, seed "
-            f"{manifest.get('seed')!r}, identity {manifest.get('identity')!r}; asked for size {p.size!r}, seed {p.seed!r}, "
-            f"identity {p.identity!r}): remove the folder or choose another one"
+            f"{manifest.get('seed')!r}, identity {manifest.get('identity')!r}; asked for size {p.size!r}, "
+            f"seed {p.seed!r}, identity {p.identity!r}): remove the folder or choose another one"
         )
     return manifest
 

@@ -51,7 +51,7 @@ def hourly(p: WorldParameters) -> xr.Dataset:
     swing = (2.0 + 5.5 * (1 - weather.cloudiness[day])) * np.sin(2 * np.pi * ((hour % 24) - 9) / 24)
     air = smooth(weather.temperature_k) + swing
     # Northwards spring comes later, which in this squeezed world is 2 kelvin over the region.
-    offset = -0.0065 * height - 2.0 * grid_y / p.height_m
+    offset = -0.0065 * height - 2.0 * np.clip(grid_y / p.height_m, -0.5, 0.5)
     t2m = air[:, None, None] + offset + rng.normal(0, 0.25, (hours, *height.shape))
     d2m = t2m - np.maximum(smooth(weather.dewpoint_gap_k) + 0.45 * swing, 0.2)[:, None, None]
     sp = smooth(weather.pressure_pa)[:, None, None] * np.exp(-height / 8_430.0)

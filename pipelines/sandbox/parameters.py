@@ -70,9 +70,9 @@ class WorldParameters:
     baseline_0400: str = "2022-01-25"
 
     # Sentinel-1, Landsat
-    s1_keep: float = 0.27  # of 61 passes a year over two orbits
+    s1_keep: float = 0.30  # of 61 passes a year over two orbits
     s1_enl: float = 4.4
-    landsat_keep: float = 0.16  # of 92 passes a year: two satellites on two paths
+    landsat_keep: float = 0.13  # of 92 passes a year: two satellites on two paths
     landsat_night: int = 2  # scenes a year
 
     # the rest

@@ -109,7 +109,7 @@ def cover_of(
         day: ``(n,)`` day of the season less the parcel's own delay.
         mown: ``(n,)`` True where grass is cut for hay.
         cut_phase: ``(n,)`` days by which the cuts of this parcel are ahead.
-        catch_crop: ``(n,)`` True where mustard or clover is sown after an early harvest.
+        catch_crop: ``(n,)`` True where mustard or clover is sown after an early or before a late crop.
 
     Returns:
         ``(n, 3)`` green, dry, flowering.
@@ -130,5 +130,8 @@ def cover_of(
     early = np.isin(classes, [CODE["winter_wheat"], CODE["winter_barley"], CODE["rapeseed"]])
     regrown = 0.55 / (1 + np.exp(-(day - 262) / 8))
     cover[:, 0] = np.where(early & catch_crop & (day > 225), np.maximum(cover[:, 0], regrown), cover[:, 0])
+    late = np.isin(classes, [CODE["maize"], CODE["sunflower"], CODE["sugar_beet"]])
+    wintered = 0.42 / (1 + np.exp((day - 92) / 5))
+    cover[:, 0] = np.where(late & catch_crop & (day < 130), np.maximum(cover[:, 0], wintered), cover[:, 0])
     total = cover.sum(axis=1, keepdims=True)
     return cover / np.maximum(total, 1.0)

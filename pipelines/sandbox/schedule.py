@@ -97,7 +97,9 @@ def _draw(p: WorldParameters, mission: str, cycles: list[_Cycle], keep: float, m
                         options.append((time + jitter, cycle))
                     time += cycle.repeat_days * DAY_MS
             options.sort(key=lambda pair: pair[0])
-            chosen = [option for option in options if rng.random() < keep] or options[:1]
+            count = max(1, round(keep * len(options)) + int(rng.integers(-1, 2)))
+            kept = sorted(rng.choice(len(options), min(count, len(options)), replace=False))
+            chosen = [options[k] for k in kept]
             if most is not None and len(chosen) > most:
                 # Spread over the year: one from each of `most` equal stretches.
                 edges = [round(k * len(chosen) / most) for k in range(most + 1)]
