@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pickle
+from math import cos, radians, sin
+
+import numpy as np
+import pytest
+from shapely import Point
+
+from pipelines.grid import parse_time_ms
+from pipelines.scenes import Scene
+from pipelines.sources import SOURCES, Kind, source
+
+
+def scene(name: str, time: str = "2020-06-01T10:59:31Z", **facts) -> Scene:
+    time_ms = parse_time_ms(time)
+    return Scene(name, "id", "c", "collection", time_ms, (time_ms, time_ms + 1), Point(3, 50), {}, facts)
+
+
+def test_sources_are_found_by_name_and_travel_to_workers():
+    for name, value in SOURCES.items():
+        assert source(name) is value and value.name == name
+        copy = pickle.loads(pickle.dumps(value))
+        assert repr(copy) == repr(value) and copy.trusted is value.trusted
+    assert source("sentinel2").band_names == ("blue", "green", "red", "nir", "swir16")
+    assert source("sentinel2", ["cirrus", "blue"]).band_names == ("cirrus", "blue")
+    with pytest.raises(ValueError, match=r"'sentinel3'.*sentinel2"):
+        source("sentinel3")
+    with pytest.raises(ValueError, match="no band 'B04'"):
+        source("sentinel2", ["B04"])
+
+
+def test_only_the_three_imagers_are_inputs_and_losses_are_those_of_table_s2():
+    assert {name for name, value in SOURCES.items() if value.is_input} == {"sentinel2", "sentinel1", "landsat"}
+    losses = {name: (v.metric, v.loss_weight, v.shift_px, v.regrid_px) for name, v in SOURCES.items()}
+    assert losses["sentinel2"] == losses["sentinel1"] == ("l1", 1.0, 2, 0)
+    assert losses["landsat"] == losses["palsar2"] == losses["elevation"] == ("l1", 1.0, 0, 3)
+    assert losses["gedi"] == ("l1", 1.0, 0, 2) and losses["era5"] == ("l1", 1.0, 0, 0)
+    assert losses["grace"] == ("l1", 0.5, 0, 128) and losses["landcover"] == ("cross_entropy", 0.25, 0, 3)
+    assert len(source("gedi").bands) == 101 and len(source("era5").bands) == 12
+    assert source("era5").kind is Kind.SERIES
+
+
+def test_tiles_of_one_datatake_share_a_key_whatever_their_baseline():
+    key = source("sentinel2").acquisition_key
+    one = scene("sentinel2", datatake="GS2A_20200601T105031_025819_N02.14")
+    two = scene("sentinel2", "2020-06-01T10:59:46Z", datatake="GS2A_20200601T105031_025819_N05.00")
+    other = scene("sentinel2", datatake="GS2B_20200601T105031_025819_N02.14")
+    assert key(one) == key(two) != key(other)
+    orbit = scene("sentinel2", platform="sentinel-2a", relative_orbit=94)
+    assert key(orbit) == key(scene("sentinel2", "2020-06-01T11:00:05Z", platform="sentinel-2a", relative_orbit=94))
+    assert key(orbit) != key(scene("sentinel2", platform="sentinel-2a", relative_orbit=51))
+    assert key(scene("sentinel2", platform="x")) != key(scene("sentinel2", "2020-06-01T11:00:05Z", platform="x"))
+
+
+def test_rows_of_one_path_share_a_key_and_days_do_not():
+    key = source("landsat").acquisition_key
+    one = scene("landsat", platform="landsat-8", wrs_path="199", wrs_row="024")
+    assert key(one) == key(scene("landsat", "2020-06-01T10:59:55Z", platform="landsat-8", wrs_path=199))
+    assert key(one) != key(scene("landsat", "2020-06-17T10:59:31Z", platform="landsat-8", wrs_path=199))
+    assert key(one) != key(scene("landsat", platform="landsat-9", wrs_path=199))
+
+
+def test_radar_passes_are_told_apart():
+    key = source("sentinel1").acquisition_key
+    up = scene("sentinel1", platform="sentinel-1a", relative_orbit=59, orbit_state="ascending")
+    assert key(up) == key(scene("sentinel1", "2020-06-01T11:00:00Z", **up.facts))
+    assert key(up) != key(scene("sentinel1", **{**up.facts, "orbit_state": "descending"}))
+
+
+def test_night_scenes_are_refused():
+    keep = source("landsat").keep
+    assert keep(scene("landsat", sun_elevation=35.0)) and not keep(scene("landsat", sun_elevation=-20.0))
+    assert not keep(scene("landsat", **{"view:sun_elevation": -1}))
+    assert not keep(scene("landsat", orbit_state="ascending")) and keep(scene("landsat"))
+    with pytest.raises(ValueError, match="sun_elevation = 'low'"):
+        keep(scene("landsat", sun_elevation="low"))
+
+
+def test_radar_geometry_is_heading_and_inclination():
+    geometry = source("sentinel1").geometry
+    up, down = geometry(scene("s", orbit_state="ascending")), geometry(scene("s", orbit_state="descending"))
+    np.testing.assert_allclose(up, (sin(radians(-13)), cos(radians(-13)), radians(98.18)))
+    np.testing.assert_allclose(down, (sin(radians(193)), cos(radians(193)), radians(98.18)))
+    assert geometry(scene("s"))[:2] == (0.0, 0.0)
+    assert len(up) == len(source("sentinel1").geometry_names)
+
+
+def test_masks_trust_what_the_guides_say():
+    scl = np.arange(12, dtype=np.uint8)
+    assert np.flatnonzero(source("sentinel2").trusted({"scl": scl})).tolist() == [2, 4, 5, 6, 7]
+    bits = np.array([0, 1 << 6, 1, 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5, 21824, 22280], np.uint16)
+    # 21824: clear land; 22280: high-confidence cloud (USGS Collection 2 guide, table 5-3).
+    expected = [False, True, False, False, False, False, False, True, True, False]
+    assert source("landsat").trusted({"qa_pixel": bits}).tolist() == expected
+    assert source("sentinel2").trusted({}) is None
+
+
+def test_decibels_outside_of_the_valid_range_are_not_measured():
+    s1 = source("sentinel1", ["vv"])
+    power = np.array([1e-4, 1e-3 * 1.001, 1.0, 9.99, 10.1, -32768.0, 0.0], np.float32).reshape(1, 1, 1, 7)
+    decibel = s1.to_model_space(power, np.ones((1, 1)), np.zeros((1, 1)), -32768.0).ravel()
+    assert np.isnan(decibel).tolist() == [True, False, False, False, True, True, True]
+    np.testing.assert_allclose(decibel[2], 0, atol=1e-6)
