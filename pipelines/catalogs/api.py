@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from pystac.errors import STACError
 from pystac_client import Client
+from pystac_client.errors import ClientTypeError
 from pystac_client.exceptions import APIError
 from shapely import get_num_coordinates
 from shapely.geometry import box, mapping
@@ -16,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from pipelines.catalogs.base import CatalogError, SceneSearch, time_windows
 from pipelines.catalogs.items import collect
 from pipelines.catalogs.providers import Provider
+from pipelines.catalogs.retry import wait_s
 from pipelines.catalogs.sign import Signer
 from pipelines.catalogs.stac_io import PageTooLarge, PatientIO
 from pipelines.grid import Period
@@ -84,7 +88,7 @@ class ApiCatalog:
     def _items(self, collections: Sequence[str], area: BaseGeometry, window: Period | None) -> Iterator[dict[str, Any]]:
         """The items of one window. A page that is too large is asked for again in halves, from the window's start."""
         items = self.page_items
-        while True:
+        for attempt in count():
             try:
                 # A whole window is held before any of it is given, so that a restart gives nothing twice.
                 yield from [item for page in self._pages(collections, area, window, items) for item in page]
@@ -93,6 +97,7 @@ class ApiCatalog:
                 if items == 1:
                     raise CatalogError(f"{error} (down to pages of one item)") from error
                 items = max(1, items // 2)
+                time.sleep(wait_s(attempt, {}))
 
     def _pages(
         self, collections: Sequence[str], area: BaseGeometry, window: Period | None, items: int
@@ -126,7 +131,7 @@ class ApiCatalog:
             )
             try:
                 self._client = Client.open(self.url, stac_io=patient)
-            except (APIError, STACError, ValueError, KeyError, TypeError) as error:
+            except (APIError, ClientTypeError, STACError, ValueError, KeyError, TypeError) as error:
                 raise CatalogError(
                     f"catalog {self.name}: {self.url} does not answer as a STAC API ({type(error).__name__}: {error}); "
                     f"check catalogs.{self.name}.url"

@@ -84,10 +84,8 @@ def processing_baseline(item: Mapping[str, Any]) -> tuple[int, int] | None:
     for name in ("s2:processing_baseline", "sentinel:processing_baseline", "processing:version"):
         if found := re.fullmatch(r"0?(\d{1,2})\.(\d{2})", str(properties.get(name) or "")):
             return int(found[1]), int(found[2])
-    for product in (properties.get("s2:product_uri"), properties.get("sentinel:product_id"), item.get("id")):
-        if found := re.search(r"_N(\d{2})(\d{2})_", str(product or "")):
-            return int(found[1]), int(found[2])
-    return None
+    product = _product_name(item)
+    return (int(product["major"]), int(product["minor"])) if product else None
 
 
 def already_applied(item: Mapping[str, Any]) -> bool | None:
@@ -101,11 +99,8 @@ def already_applied(item: Mapping[str, Any]) -> bool | None:
 
 def relative_orbit(item: Mapping[str, Any]) -> int | None:
     """From the product's name, which every catalog has in some field."""
-    properties = item.get("properties") or {}
-    for name in (properties.get("s2:product_uri"), properties.get("sentinel:product_id"), item.get("id")):
-        if found := re.search(r"_R(\d{3})_", str(name or "")):
-            return int(found[1])
-    return None
+    name = _product_name(item)
+    return int(name["orbit"]) if name else None
 
 
 def mgrs_tile(item: Mapping[str, Any]) -> str | None:
@@ -119,4 +114,15 @@ def mgrs_tile(item: Mapping[str, Any]) -> str | None:
         parts = [properties.get(f"{prefix}:{name}") for name in ("utm_zone", "latitude_band", "grid_square")]
         if all(parts):
             return f"{int(str(parts[0])):02d}{parts[1]}{parts[2]}"
-    return None
+    product = _product_name(item)
+    return product["tile"] if product else None
+
+
+# S2A_MSIL2A_20200714T115221_N0214_R123_T28QCH_20200714T191310; Planetary Computer's ids leave the baseline out.
+_PRODUCT = re.compile(r"_N(?P<major>\d{2})(?P<minor>\d{2})_R(?P<orbit>\d{3})_T(?P<tile>\d{2}[A-Z]{3})_")
+
+
+def _product_name(item: Mapping[str, Any]) -> re.Match[str] | None:
+    properties = item.get("properties") or {}
+    names = (properties.get("s2:product_uri"), properties.get("sentinel:product_id"), item.get("id"))
+    return next((found for name in names if (found := _PRODUCT.search(str(name or "")))), None)

@@ -15,6 +15,12 @@ from pipelines.catalogs.base import CatalogError
 from pipelines.catalogs.retry import gate, wait_s
 
 TOO_LARGE = (502, 504)  # what gateways answer when a page took too long or grew too big
+_BROKEN = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,  # the answer ended early
+    requests.exceptions.ContentDecodingError,
+)
 
 
 class PageTooLarge(CatalogError):
@@ -73,7 +79,7 @@ class PatientIO(StacApiIO):
             try:
                 with gate(urlsplit(href).netloc, self.concurrent):
                     answer = self.session.request(method, href, headers=headers, timeout=self.timeout, **body)
-            except (requests.ConnectionError, requests.Timeout) as error:
+            except _BROKEN as error:
                 said = f"cannot be reached ({_cause(error)})"
                 attempts = self.attempts if self.answered else min(3, self.attempts)
             except requests.RequestException as error:
@@ -84,9 +90,10 @@ class PatientIO(StacApiIO):
                     return answer.content.decode("utf-8")
                 text, answer_headers = answer.text, answer.headers
                 said = f"HTTP {answer.status_code}: {' '.join(text.split())[:200]}"
-                if answer.status_code in TOO_LARGE:
+                gave_up = answer.status_code in TOO_LARGE
+                if gave_up and ("limit" in (parameters or {}) or "limit=" in href):
                     raise PageTooLarge(self._message(method, href, parameters, said))
-                if answer.status_code not in self.retried:
+                if not gave_up and answer.status_code not in self.retried:
                     raise CatalogError(self._message(method, href, parameters, said))
                 attempts = self.attempts
             if tried >= attempts:

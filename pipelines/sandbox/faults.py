@@ -192,7 +192,7 @@ class FaultMiddleware:
                 self.switchboard.struck["too_large"] += 1
                 await PlainTextResponse("Bad Gateway: response too large", 502)(scope, receive, send)
                 return
-        if scope["method"] == "GET" and self.switchboard.strikes("truncated", path, asked_for):
+        if scope["method"] != "HEAD" and self.switchboard.strikes("truncated", path, asked_for):
             await self.app(scope, receive, _Truncated(send))
             return
         await self.app(scope, receive, send)

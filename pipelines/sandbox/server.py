@@ -66,8 +66,12 @@ class Assets:
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("Method Not Allowed", 405, {"Allow": "GET, HEAD"})
         relative = request.scope["path"].removeprefix(request.scope.get("root_path", "")).removeprefix("/")
+        query: Mapping[str, str] = request.query_params
+        if relative.startswith("exp="):  # a token in front of the path, for stores of many files
+            token, _, relative = relative.partition("/")
+            query = dict(parse_qsl(token))
         required = self.switchboard.strikes("signature", f"/assets/{relative}", "")
-        if required and (problem := self.signer.problem(relative, request.query_params)):
+        if required and (problem := self.signer.problem(relative, query)):
             return PlainTextResponse(problem, 403)
         file = self.library.asset(relative)
         if file is None or not file.is_file():
@@ -182,7 +186,6 @@ def serve(
     Raises:
         ValueError: as :func:`create_app`; also when the address is taken.
     """
-    app = create_app(catalog_path, faults)
     # The protocol is named because asyncio sets TCP_NODELAY only then; without it each answer waits 40 ms.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -193,11 +196,16 @@ def serve(
         listener.close()
         said = f"cannot listen on {host}:{port} ({error.strerror}); choose another port, or 0 for a free one"
         raise ValueError(said) from error
+    try:
+        app = create_app(catalog_path, faults)
+    except ValueError:
+        listener.close()
+        raise
     listener.listen(1024)
     # Faults that cut a connection are logged as errors by uvicorn; they are the purpose here.
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=1))
     if until_stdin_closes:
-        threading.Thread(target=_stop_after_stdin, args=(server,), daemon=True).start()
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     print(f"ready http://{host}:{listener.getsockname()[1]} {len(app.state.library)} items", flush=True)
     try:
         server.run(sockets=[listener])
@@ -246,9 +254,9 @@ def _part(file: Path, first: int, last: int, size: int) -> Response:
     return Response(body, 206, headers, media_type="application/octet-stream")
 
 
-def _stop_after_stdin(server: uvicorn.Server) -> None:
+def _end_with_stdin() -> None:
     sys.stdin.buffer.read()
-    server.should_exit = True
+    os._exit(0)  # whoever it served is gone, and it holds nothing that must be written
 
 
 if __name__ == "__main__":

@@ -1,0 +1,218 @@
+"""Searching the same small catalog as a static folder and through a STAC API that misbehaves."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from itertools import pairwise
+
+import pytest
+from shapely import Polygon, box, point_on_surface
+
+from pipelines.catalogs import CatalogError, open_catalog
+from pipelines.catalogs.base import time_windows
+from pipelines.grid import Period
+from pipelines.sandbox.faults import uniform
+from pipelines.sandbox.process import running_server, served, set_faults
+from pipelines.sources import source
+from tests.catalogs import static_world
+
+EVERYWHERE = box(-180, -90, 180, 90)
+YEAR = Period.calendar_year(2020)
+OPTICAL = source("sentinel2", ["blue"])
+REFUSED = {"the item has no geometry": 1, "no asset of the item holds a band of sentinel2": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return static_world.write(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with running_server(folder) as url:
+        yield url
+
+
+@pytest.fixture
+def quiet(server):
+    set_faults(server, {})
+    yield server
+    set_faults(server, {})
+
+
+@pytest.fixture(params=["static", "static file", "sandbox", "earth_search"])
+def catalog(request, folder, server):
+    if request.param == "static":
+        return open_catalog("cat", "static", str(folder))
+    if request.param == "static file":
+        return open_catalog("cat", "static", str(folder / "catalog.json"))
+    return open_catalog("cat", request.param, server)
+
+
+def ids(found) -> list[str]:
+    return [scene.scene_id for scene in found]
+
+
+def test_every_item_is_a_scene_or_is_refused_with_its_reason(catalog):
+    found = catalog.search(OPTICAL, ["optical"], EVERYWHERE, None)
+    assert ids(found) == ["scene-0", "scene-1", "scene-2", "scene-3"]
+    assert found.refused["no asset of the item holds a band of sentinel2"] == 1
+    assert found.examples["no asset of the item holds a band of sentinel2"] == "empty"
+    if catalog.kind == "static":  # an API never returns an item without geometry for an area
+        assert found.refused == REFUSED
+
+
+def test_area_and_period(catalog):
+    assert ids(catalog.search(OPTICAL, ["optical"], box(11.1, 50.1, 12.1, 50.2), YEAR)) == ["scene-1", "scene-2"]
+    february = Period.from_iso("2020-02-01", "2020-03-01")
+    assert ids(catalog.search(OPTICAL, ["optical"], EVERYWHERE, february)) == ["scene-1", "scene-2"]
+    until = Period.from_iso("2020-02-15T10:30:00Z", "2020-02-20T10:30:00.500Z")
+    assert ids(catalog.search(OPTICAL, ["optical"], EVERYWHERE, until)) == ["scene-1"]
+    assert ids(catalog.search(OPTICAL, ["optical"], box(0, 0, 1, 1), YEAR)) == []
+    assert ids(catalog.search(OPTICAL, ["none"], EVERYWHERE, YEAR)) == []
+
+
+def test_an_outline_too_long_to_send_still_decides(catalog):
+    around = point_on_surface(box(10, 50, 13.5, 50.5)).buffer(2, quad_segs=400)
+    hole = box(11, 50, 12.6, 50.6).buffer(0.01)
+    found = catalog.search(OPTICAL, ["optical"], Polygon(around.exterior, [hole.exterior]), YEAR)
+    assert ids(found) == ["scene-0", "scene-3"]
+
+
+def test_an_interval_that_spans_many_windows_is_found_once(catalog):
+    found = catalog.search(
+        source("era5"), ["weather"], box(10, 50, 11, 50.1), Period.from_iso("2019-06-01", "2021-06-01")
+    )
+    assert ids(found) == ["weather-2020"]
+    assert Period(*found.scenes[0].valid_ms) == YEAR
+    assert found.scenes[0].assets["store"].href.endswith("assets/weather/a.zarr")
+
+
+def test_hrefs_can_be_opened(catalog):
+    import rasterio
+
+    scene = catalog.search(OPTICAL, ["optical"], EVERYWHERE, YEAR).scenes[2]
+    assert scene.catalog == "cat" and scene.collection == "optical"
+    with rasterio.open(catalog.signer(scene.assets["blue"].href)) as file:
+        assert (file.read(1) == static_world.PIXELS + 2).all()
+
+
+def test_catalogs_travel_to_other_processes(catalog):
+    catalog.search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+    again = pickle.loads(pickle.dumps(catalog))
+    assert ids(again.search(OPTICAL, ["optical"], EVERYWHERE, YEAR)) == ["scene-0", "scene-1", "scene-2", "scene-3"]
+
+
+def test_windows_cut_a_period_at_months_without_gap_or_overlap():
+    period = Period.from_iso("2019-12-15", "2020-03-02T12:00:00Z")
+    windows = list(time_windows(period))
+    assert [window.datetime_range[:10] for window in windows] == [
+        "2019-12-15",
+        "2020-01-01",
+        "2020-02-01",
+        "2020-03-01",
+    ]
+    assert windows[0].start_ms == period.start_ms and windows[-1].end_ms == period.end_ms
+    assert all(a.end_ms == b.start_ms for a, b in pairwise(windows))
+
+
+def test_a_page_that_is_too_large_is_asked_for_in_halves(quiet):
+    set_faults(quiet, {"too_large": {"limit": 30}})
+    catalog = open_catalog("cat", "sandbox", quiet)
+    assert len(catalog.search(OPTICAL, ["optical"], EVERYWHERE, Period.from_iso("2020-02-01", "2020-03-01"))) == 2
+    assert served(quiet)["struck"]["too_large"] == 2  # 100, 50, then 25
+
+
+@pytest.mark.parametrize("fault", ["429", "503"])
+def test_a_busy_server_is_asked_again(quiet, fault):
+    catalog = open_catalog("cat", "sandbox", quiet)
+    set_faults(quiet, {fault: {"probability": 0.5, "seconds": 0.01}, "seed": 11})
+    assert ids(catalog.search(OPTICAL, ["optical"], EVERYWHERE, YEAR)) == ["scene-0", "scene-1", "scene-2", "scene-3"]
+    assert sum(served(quiet)["struck"].values()) > 0
+
+
+def test_an_answer_cut_short_is_asked_for_again(quiet):
+    catalog = open_catalog("cat", "sandbox", quiet, attempts=8)
+    settings = {"probability": 0.5, "path": "/search"}
+    set_faults(quiet, {"truncated": settings, "seed": first_struck_seed("truncated")})
+    assert len(catalog.search(OPTICAL, ["optical"], EVERYWHERE, YEAR)) == 4
+    assert served(quiet)["struck"]["truncated"] > 0
+
+
+def test_retry_after_is_honoured(quiet):
+    catalog = open_catalog("cat", "sandbox", quiet)
+    catalog.search(OPTICAL, ["optical"], EVERYWHERE, None)  # the landing page is read
+    set_faults(
+        quiet, {"429": {"seconds": 1.0, "probability": 0.5, "path": "/search"}, "seed": first_struck_seed("throttled")}
+    )
+    start = time.monotonic()
+    catalog.search(OPTICAL, ["optical"], EVERYWHERE, Period.from_iso("2020-01-01", "2020-01-31"))
+    assert served(quiet)["struck"]["throttled"] == 1
+    assert time.monotonic() - start >= 1.0
+
+
+def first_struck_seed(fault: str) -> int:
+    """A seed with which the first search is struck and the second is not."""
+    draws = ((seed, [uniform(seed, fault, "/search POST ", turn) < 0.5 for turn in (0, 1)]) for seed in range(50))
+    return next(seed for seed, struck in draws if struck == [True, False])
+
+
+def test_a_server_that_stays_busy_ends_in_one_line_that_names_the_query(quiet):
+    catalog = open_catalog("cat", "sandbox", quiet, attempts=2)
+    set_faults(quiet, {"503": {"path": "/search"}})
+    with pytest.raises(CatalogError) as error:
+        catalog.search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+    said = str(error.value)
+    assert "\n" not in said
+    for part in (
+        "catalog cat",
+        f"POST {quiet}/search",
+        "optical",
+        "2020-01-01",
+        "HTTP 503",
+        "2 times",
+        "catalogs.cat.url",
+    ):
+        assert part in said
+
+
+def test_403_is_a_throttle_for_earth_search_only(quiet):
+    set_faults(quiet, {"expired": {"path": "/search"}})
+    for kind, attempts in (("earth_search", 3), ("sandbox", 1)):
+        set_faults(quiet, {"expired": {"path": "/search"}})
+        with pytest.raises(CatalogError, match="HTTP 403"):
+            open_catalog("cat", kind, quiet, attempts=3).search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+        assert served(quiet)["struck"]["expired"] == attempts
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/stac", "http://no-such-host.invalid"])
+def test_an_unreachable_catalog_is_one_clear_line(url):
+    with pytest.raises(ConnectionError) as error:
+        open_catalog("cat", "earth_search", url, attempts=1).search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+    assert "\n" not in str(error.value) and url in str(error.value) and "cannot be reached" in str(error.value)
+
+
+def test_an_address_that_is_no_stac_api(quiet):
+    with pytest.raises(CatalogError, match="does not answer as a STAC API"):
+        open_catalog("cat", "sandbox", f"{quiet}/_mgmt/ping").search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+
+
+def test_a_static_catalog_that_is_not_there(tmp_path):
+    with pytest.raises(CatalogError, match=r"cannot read .*catalog\.json"):
+        open_catalog("cat", "static", str(tmp_path)).search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+
+
+@pytest.mark.parametrize(
+    ("kind", "url", "options", "message"),
+    [
+        ("stac", "http://x", {}, "'stac' is not one of earth_search"),
+        ("static", "", {}, "give the folder"),
+        ("static", "/x", {"page_items": 3}, "unknown 'page_items'"),
+        ("earth_search", "", {"token": "secret"}, "unknown 'token'"),
+    ],
+)
+def test_bad_settings_name_their_key(kind, url, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        open_catalog("cat", kind, url, **options)
+    assert "catalogs.cat." in str(error.value) and "secret" not in str(error.value)
