@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aef_model.distributed import gather, world
+
 
 def _weighted_l1(prediction: Tensor, values: Tensor, weight: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Sums of weighted errors and of weights; a value whose weight is 0 may be NaN."""
@@ -138,18 +140,7 @@ def uniformity(code: Tensor, site: Tensor, generator: torch.Generator | None = N
         site: ``(B,)`` int64.
         generator: for the roll.
     """
-    everyone, sites, first = code, site, 0
-    if (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    ):
-        from torch.distributed.nn.functional import all_gather
-
-        everyone = torch.cat(list(all_gather(code.contiguous())))
-        gathered = [torch.empty_like(site) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(gathered, site.contiguous())
-        sites, first = torch.cat(gathered), torch.distributed.get_rank() * site.shape[0]
+    everyone, sites, first = gather(code), gather(site), world()[0] * site.shape[0]
     total = sites.shape[0]
     if total < 2:
         return code.sum() * 0.0

@@ -16,6 +16,7 @@ from aef_model.bottleneck import check_kappa, sample_von_mises_fisher, to_unit
 from aef_model.check import check_batch, check_frames, check_period
 from aef_model.config import ModelConfig, SourceConfig
 from aef_model.decoders import Decoder, TextHead
+from aef_model.distributed import world
 from aef_model.exchange import Spread
 from aef_model.init import keep_variance
 from aef_model.perturb import drop_frames, student_view
@@ -221,8 +222,10 @@ class AlphaEarth(nn.Module):
             total = cfg.reconstruction_weight * terms["reconstruction"]
             if cfg.uniformity_weight > 0 and code:
                 site = batch.site if batch.site is not None else _own_sites(size, means.device)
+                # One period, drawn anew: processes may differ in how many they pool, and must gather equal shapes.
                 stride = cfg.uniformity_stride
-                spread = torch.stack([u[:, ::stride, ::stride] for u in code.values()], dim=1)
+                one = torch.randint(len(code), (1,), device=means.device, generator=generator)
+                spread = torch.stack([u[:, ::stride, ::stride] for u in code.values()]).index_select(0, one)[0]
                 terms["uniformity"] = losses.uniformity(spread, site, generator)
                 total = total + cfg.uniformity_weight * terms["uniformity"]
             if student is not None:
@@ -309,6 +312,4 @@ def source_error(
 
 def _own_sites(batch: int, device: torch.device) -> Tensor:
     """A site of its own for every sequence of the global batch."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank = torch.distributed.get_rank() if distributed else 0
-    return torch.arange(batch, device=device) + rank * batch
+    return torch.arange(batch, device=device) + world()[0] * batch

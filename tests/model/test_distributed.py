@@ -1,0 +1,53 @@
+"""Two processes on the CPU against one."""
+
+import pytest
+import torch
+from conftest import make_batch
+from torch import distributed as dist
+from torch import multiprocessing as mp
+
+from aef_model import AlphaEarth, ModelConfig
+from aef_model.losses import uniformity
+
+
+def codes():
+    g = torch.Generator().manual_seed(1)
+    return torch.nn.functional.normalize(torch.randn(4, 3, 64, generator=g), dim=-1)
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    mine = codes()[2 * rank : 2 * rank + 2].requires_grad_()
+    loss = uniformity(mine, torch.arange(2) + 2 * rank, torch.Generator().manual_seed(5))
+    loss.backward()
+
+    torch.manual_seed(0)
+    model = AlphaEarth(ModelConfig.named("tiny"))
+    parallel = torch.nn.parallel.DistributedDataParallel(model)  # without a search for unused parameters
+    for step in range(3):
+        batch = make_batch(model.cfg, 2, (16, 16), seed=rank)
+        batch.site = torch.arange(2) + 2 * rank
+        if rank == 1 and step > 0:  # the processes' batches hold different sources
+            del batch.targets["gedi"]
+            batch.text = None
+            for part in vars(batch.frames).values():
+                del part["landsat"]
+        parallel(batch, torch.Generator().manual_seed(rank), step=step).total.backward()
+    gradients = [p.grad for p in model.parameters()]
+    torch.save({"loss": loss.detach(), "grad": mine.grad / 2, "model": gradients}, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_act_as_one_batch_and_miss_no_source(tmp_path):
+    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    a, b = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    together = codes().requires_grad_()
+    loss = uniformity(together, torch.arange(4), torch.Generator().manual_seed(5))
+    loss.backward()
+    torch.testing.assert_close((a["loss"] + b["loss"]) / 2, loss.detach())
+    torch.testing.assert_close(torch.cat([a["grad"], b["grad"]]), together.grad)
+    for x, y in zip(a["model"], b["model"], strict=True):
+        torch.testing.assert_close(x, y)
