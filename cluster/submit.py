@@ -13,11 +13,13 @@ from pathlib import Path
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipelines.config import Config, ConfigError
+from pipelines.stages.session import WORKER_ENVIRONMENT
+from pipelines.stages.session import WORKER_ENVIRONMENT
 
 PROJECT = Path(__file__).resolve().parent.parent
 # The job's working directory travels through the cluster's control store: code and configuration only.
 EXCLUDES = ["/.venv/", "/.git/", "/runs/", "/out/", "/tests/", "/docs/", "*.tif", "*.parquet", "*.pt", "__pycache__/"]
-JOB_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "PYTHONUNBUFFERED": "1"}
+JOB_ENVIRONMENT = {**WORKER_ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
 
 
 def entrypoint(options: argparse.Namespace, config: Config) -> str:
@@ -55,7 +57,6 @@ def submit(options: argparse.Namespace, config: Config) -> int:
     address = options.address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not address:
         raise ConfigError("--address: give the cluster's dashboard, e.g. --address http://127.0.0.1:8265")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     command = entrypoint(options, config)
     try:
         client = JobSubmissionClient(address)

@@ -92,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _stage(name: str) -> Callable[..., int]:
+    # Ray reads this when it is imported. Anyone who reaches an unguarded cluster can run code on it.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Ray and torch take seconds to import; help and configuration errors must not wait for them.
     from pipelines.stages import commands
 
@@ -123,6 +125,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         return check(load_config(options.config) if options.config else None)
     config: Config = load_config(options.config, options.overrides)
     if options.command == "submit":
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         from cluster.submit import submit
 
         return submit(options, config)

@@ -19,7 +19,8 @@ from shapely.geometry.base import BaseGeometry
 
 from pipelines.grid import Period, Window
 from pipelines.sources import source as named_source
-from pipelines.sources.base import Source
+from pipelines.sources.base import Kind, Source
+from pipelines.sources.landcover import with_classes
 
 
 class ConfigError(ValueError):
@@ -115,6 +116,9 @@ class SourceConfig(_Part):
     catalog: str
     collections: tuple[str, ...] = Field(min_length=1)
     bands: tuple[str, ...] = Field((), description="a subset of the source's bands; empty: its default")
+    classes: dict[int, str] = Field(
+        default_factory=dict, description="land cover: legend of the map (default: ESA WorldCover)"
+    )
     required: bool = Field(True, description="stop when the catalog has no scene of it in the area")
 
 
@@ -276,7 +280,13 @@ class Config(_Part):
 
     def source(self, name: str) -> Source:
         """The source as configured: its band list applied."""
-        return named_source(name, self.sources[name].bands or None)
+        part = self.sources[name]
+        found = named_source(name, part.bands or None)
+        if part.classes:
+            if found.kind is not Kind.CLASSES:
+                raise ValueError(f"sources.{name}.classes: {name} is not a map of classes")
+            return with_classes(part.classes)
+        return found
 
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")

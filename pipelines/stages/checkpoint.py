@@ -12,7 +12,8 @@ from torch import Tensor
 
 from aef_model import AlphaEarth, ModelConfig
 from pipelines.config import Config, ConfigError
-from pipelines.sources import Source, Statistics, source
+from pipelines.sources import Source, source
+from pipelines.sources.statistics import Statistics
 from pipelines.storage import Storage
 
 FORMAT = 1
@@ -52,9 +53,9 @@ class Checkpoint:
         sha = hashlib.sha256(repr((sorted(self.model.items(), key=str), sorted(self.bands.items()))).encode())
         sha.update(self.statistics.encode())
         for name in sorted(self.state):
-            tensor = self.state[name].detach().cpu().contiguous()
-            sha.update(name.encode())
-            sha.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+            tensor = self.state[name].detach().cpu().contiguous().flatten()
+            sha.update(f"{name} {tuple(self.state[name].shape)} {tensor.dtype}".encode())
+            sha.update(tensor.view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()
 
     def sources(self) -> dict[str, Source]:

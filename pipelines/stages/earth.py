@@ -23,7 +23,8 @@ def build_earth(config: Config) -> StageResult:
         workers=config.sandbox.workers,
         progress=Progress("sandbox", "items"),
     )
-    result.planned, result.written = sum(built.items.values()), built.built
+    result.written = built.built
+    result.planned = max(sum(built.items.values()), built.built)
     result.skipped = result.planned - result.written
     result.details = {"items": built.items, "bytes": built.bytes}
     if not built.built:

@@ -48,7 +48,7 @@ from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.embedder import Embedder, observation_counts
 from pipelines.stages.plan import Plan
 from pipelines.stages.session import Progress, StageResult, one_line, ray_session
-from pipelines.stages.signing import scene_signer
+from pipelines.stages.signing import signers
 from pipelines.storage import Storage
 
 STAC_MODEL = "embeddings/stac/model.json"
@@ -135,7 +135,7 @@ class TileReader:
             window,
             task.period,
             self.recipe.sources,
-            sign=scene_signer(config, scenes),
+            sign=signers(config),
             engine=config.ingest.engine,
             threads=config.ingest.threads,
             sequence_id=task.name,

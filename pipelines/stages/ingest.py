@@ -29,7 +29,7 @@ from pipelines.shards import ShardInfo, open_shards, update_manifest, write_shar
 from pipelines.sources import Source
 from pipelines.stages.plan import Plan
 from pipelines.stages.session import Progress, StageResult, one_line, ray_session
-from pipelines.stages.signing import scene_signer
+from pipelines.stages.signing import signers
 from pipelines.stages.sums import SequenceSums
 from pipelines.stages.texts import TextVectors, encode_planned_texts
 from pipelines.storage import Storage
@@ -133,7 +133,7 @@ class GroupReader:
             group.window,
             group.period,
             sources,
-            sign=scene_signer(config, scenes),
+            sign=signers(config),
             engine=config.ingest.engine,
             threads=config.ingest.threads,
         )

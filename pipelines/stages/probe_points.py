@@ -54,7 +54,7 @@ def places_of(config: Config) -> list[Place]:
     places = []
     for row in open_shards(storage, paths).metadata().to_pylist():
         window = Window(row["epsg"], row["left_m"], row["top_m"], row["width_px"], row["height_px"])
-        period = Period(row["period_start_ms"], row["period_end_ms"])
+        period = Period(row["start_ms"], row["end_ms"])
         places.append(Place((row["path"], row["row"]), row["sequence_id"], window, period, row["split"]))
     return places
 

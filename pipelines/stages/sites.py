@@ -17,6 +17,8 @@ from pipelines.grid import RESOLUTION_M, WGS84, Site, Window, area_in_zone, tran
 
 EARTH_RADIUS_M = 6_371_000.0
 MODEL_STRIDE_PX = 16
+# Neighbours on the grid are its step apart in projected metres: up to 0.1 % less on the ground, more on the mean sphere.
+SPACING_TOLERANCE = 0.99
 
 
 def draw_sites(area: Area, plan: PlanConfig, geometry: BaseGeometry, seed: int) -> tuple[list[Site], Counter[str]]:
@@ -60,7 +62,7 @@ def draw_sites(area: Area, plan: PlanConfig, geometry: BaseGeometry, seed: int) 
             elif test_area.intersects(reach):
                 refused["straddles the edge of plan.test_area"] += 1
                 continue
-        near = tree.query_ball_point(_on_sphere(centres[index : index + 1])[0], plan.spacing_m * 0.999)
+        near = tree.query_ball_point(_on_sphere(centres[index : index + 1])[0], plan.spacing_m * SPACING_TOLERANCE)
         if plan.spacing_m and any(taken[other] for other in near if other != index):
             refused["closer than plan.spacing_m to another site"] += 1
             continue

