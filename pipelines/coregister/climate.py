@@ -28,6 +28,8 @@ from pipelines.sources.base import Source
 
 # A month counts when at least this share of its days is in the store.
 MIN_DAYS = 0.9
+# Chunks up to this size (all variables and times, single precision) are kept whole for the neighbouring cells.
+CHUNK_BYTES = 64 * 2**20
 
 # Names of each quantity: sampled through the day, then daily mean, least, greatest; ERA5, ERA5-Land, AgERA5, ARCO.
 _SAMPLED = {
@@ -127,7 +129,6 @@ def _open(href: str, options: tuple[tuple[str, object], ...]) -> xr.Dataset:
     return xr.open_zarr(_StrictStore(store), **{**settings, "chunks": None})
 
 
-@lru_cache(maxsize=1024)
 def _monthly(
     href: str,
     options: tuple[tuple[str, object], ...],
@@ -136,27 +137,82 @@ def _monthly(
     lat: float,
     period: Period,
 ) -> dict[tuple[int, int], dict[str, float]]:
-    cell = cell_at(_open(href, options), lon, lat, href)
-    # Whole months on both sides: a month that lies half in the period is aggregated from all of its days.
+    return _monthly_of_cell(href, options, units, cell_at(_series(href, options), lon, lat, href), period)
+
+
+@lru_cache(maxsize=1024)
+def _monthly_of_cell(
+    href: str,
+    options: tuple[tuple[str, object], ...],
+    units: tuple[tuple[str, str], ...],
+    cell: tuple[tuple[str, int], ...],
+    period: Period,
+) -> dict[tuple[int, int], dict[str, float]]:
+    series = _series(href, options)
+    box = {axis: slice(index, index + 1) for axis, index in cell}
+    chunk = {axis: _chunk_around(series, axis, index) for axis, index in cell}
+    share = float(np.prod([part.stop - part.start for part in chunk.values()], initial=1.0))
+    hours = series.sizes["time"] * len(series.data_vars)
+    if share * hours * 4 <= CHUNK_BYTES:
+        # A chunk is what a store gives anyway: neighbouring cells find theirs in memory.
+        block = _block(href, options, tuple((axis, part.start, part.stop) for axis, part in chunk.items()), period)
+        box = {axis: slice(index - chunk[axis].start, index - chunk[axis].start + 1) for axis, index in cell}
+        return monthly(block.isel(box), dict(units))
+    return monthly(_months_of(series.isel(box), period).load(), dict(units))
+
+
+@lru_cache(maxsize=4)
+def _block(
+    href: str, options: tuple[tuple[str, object], ...], box: tuple[tuple[str, int, int], ...], period: Period
+) -> xr.Dataset:
+    """The cells of one chunk over the months of a period, in memory."""
+    part = _series(href, options).isel({axis: slice(start, stop) for axis, start, stop in box})
+    return _months_of(part, period).load()
+
+
+def _months_of(series: xr.Dataset, period: Period) -> xr.Dataset:
+    """Whole months on both sides: a month that lies half in the period is aggregated from all of its days."""
     start = pd.Timestamp(period.start_ms, unit="ms").to_period("M").start_time
     end = pd.Timestamp(period.end_ms - 1, unit="ms").to_period("M").end_time
-    return monthly(cell.sel(time=slice(start, end)).load(), dict(units))
+    return series.sel(time=slice(start, end))
 
 
-def cell_at(store: xr.Dataset, lon: float, lat: float, href: str) -> xr.Dataset:
-    """The nearest cell's series; longitudes may count from 0 to 360.
+def _chunk_around(series: xr.Dataset, axis: str, index: int) -> slice:
+    """The stretch of an axis that is stored together with one index."""
+    first = next(iter(series.data_vars.values()))
+    sizes = dict(zip(first.dims, first.encoding.get("chunks") or (), strict=False))
+    size = int(sizes.get(axis, 1))
+    start = index // size * size
+    return slice(start, min(start + size, series.sizes[axis]))
+
+
+@lru_cache(maxsize=8)
+def _series(href: str, options: tuple[tuple[str, object], ...]) -> xr.Dataset:
+    """The variables of a store that are known here, along an axis named ``time``.
 
     Raises:
-        ValueError: no time axis, or the point is more than a cell outside the grid.
+        ValueError: no time axis, or no known variable.
     """
+    store = _open(href, options)
     time = next((name for name in ("time", "valid_time") if name in store.dims), None)
     if time is None:
         raise ValueError(f"{href} has no time axis; its dimensions are {tuple(store.sizes)}")
     known = {*_PRECIPITATION, *(f"{name}{end}" for names in _SAMPLED.values() for name in names for end in _ENDINGS)}
     wanted = [name for name in store.data_vars if str(name) in known]
-    cell = store[wanted].rename({time: "time"}) if time != "time" else store[wanted]
+    if not wanted:
+        raise ValueError(f"{href} has no variable of {sorted(known)}; it has {sorted(map(str, store.data_vars))}")
+    return store[wanted].rename({time: "time"}) if time != "time" else store[wanted]
+
+
+def cell_at(store: xr.Dataset, lon: float, lat: float, href: str) -> tuple[tuple[str, int], ...]:
+    """The nearest cell's index along each spatial axis that the store has; longitudes may count from 0 to 360.
+
+    Raises:
+        ValueError: the point is more than a cell outside the grid.
+    """
+    cell = []
     for names, value in ((_LATITUDE, lat), (_LONGITUDE, lon)):
-        axis = next((name for name in names if name in cell.dims), None)
+        axis = next((name for name in names if name in store.dims), None)
         if axis is None:
             continue
         marks = store[axis].to_numpy().astype(float)
@@ -167,8 +223,8 @@ def cell_at(store: xr.Dataset, lon: float, lat: float, href: str) -> xr.Dataset:
         spacing = float(np.abs(np.diff(marks)).min()) if marks.size > 1 else np.inf
         if gaps.min() > spacing:
             raise ValueError(f"{href} does not reach {axis} {target:.3f}: it covers {marks.min()} to {marks.max()}")
-        cell = cell.isel({axis: int(gaps.argmin())})
-    return cell
+        cell.append((axis, int(gaps.argmin())))
+    return tuple(cell)
 
 
 _ENDINGS = ("", "_mean", "_min", "_max")

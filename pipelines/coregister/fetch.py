@@ -40,7 +40,7 @@ class FailureKind(StrEnum):
 
 # Attempts in all. A missing file is tried twice: object stores answer 404 for a moment under load.
 ATTEMPTS = {
-    FailureKind.THROTTLED: 6,
+    FailureKind.THROTTLED: 5,
     FailureKind.EXPIRED: 3,
     FailureKind.TRANSIENT: 4,
     FailureKind.MISSING: 2,

@@ -62,6 +62,7 @@ def nodes(grid: FileGrid, window: Window) -> Nodes:
     )
 
 
+@lru_cache(maxsize=4096)
 def extent(grid: FileGrid, window: Window) -> tuple[int, int, int, int] | None:
     """The file pixels that a window needs: first column, first row, width, height; None where it misses the file."""
     # A pixel at (i, j) lies between its cell's nodes, so a window's extremes lie at its cells' edges.

@@ -135,3 +135,15 @@ def test_a_point_off_the_grid_is_refused(tmp_path):
     href = write(hourly(west=20.0), tmp_path / "a.zarr")
     frames, failures = read_climate([scene(href)], window(), YEAR, ERA5)
     assert frames is None and failures[0].kind == "unusable" and "longitude 3.0" in failures[0].reason
+
+
+def test_neighbouring_sites_share_what_was_read(tmp_path):
+    write(hourly(), tmp_path / "a.zarr")
+    with serve(tmp_path) as server:
+        far = [scene(f"{server.url}/a.zarr")]
+        first, _ = read_climate(far, window(), YEAR, ERA5)
+        before = len(server.requests)
+        # 8 km to the north lies the next cell, of another value, in the same chunk of 2 x 2 cells (rows 2 and 3).
+        second, _ = read_climate(far, window(0, -800), YEAR, ERA5)
+        assert len(server.requests) == before
+    assert by_name(first)["temperature_2m_min"][0] == 33_100 and by_name(second)["temperature_2m_min"][0] == 23_100
