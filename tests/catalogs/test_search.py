@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -19,6 +20,7 @@ from tests.catalogs import static_world
 
 EVERYWHERE = box(-180, -90, 180, 90)
 YEAR = Period.calendar_year(2020)
+JANUARY = Period.from_iso("2020-01-01", "2020-02-01")
 OPTICAL = source("sentinel2", ["blue"])
 REFUSED = {"the item has no geometry": 1, "no asset of the item holds a band of sentinel2": 1}
 
@@ -136,8 +138,20 @@ def test_an_answer_cut_short_is_asked_for_again(quiet):
     catalog = open_catalog("cat", "sandbox", quiet, attempts=8)
     settings = {"probability": 0.5, "path": "/search"}
     set_faults(quiet, {"truncated": settings, "seed": first_struck_seed("truncated")})
-    assert len(catalog.search(OPTICAL, ["optical"], EVERYWHERE, YEAR)) == 4
-    assert served(quiet)["struck"]["truncated"] > 0
+    assert ids(catalog.search(OPTICAL, ["optical"], EVERYWHERE, JANUARY)) == ["scene-0"]
+    assert served(quiet)["struck"]["truncated"] == 1
+
+
+def test_requests_at_once_are_limited_over_all_catalogs_of_a_process(quiet):
+    catalogs = [open_catalog(f"cat{i}", "sandbox", quiet, concurrent=1) for i in range(4)]
+    for catalog in catalogs:
+        catalog.search(OPTICAL, ["optical"], EVERYWHERE, None)  # the landing pages are read
+    set_faults(quiet, {"latency": {"seconds": 0.2, "path": "/search"}})
+    start = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda catalog: catalog.search(OPTICAL, ["optical"], EVERYWHERE, None), catalogs))
+    assert [len(one) for one in found] == [4, 4, 4, 4]
+    assert time.monotonic() - start >= 4 * 0.2
 
 
 def test_retry_after_is_honoured(quiet):
@@ -147,7 +161,7 @@ def test_retry_after_is_honoured(quiet):
         quiet, {"429": {"seconds": 1.0, "probability": 0.5, "path": "/search"}, "seed": first_struck_seed("throttled")}
     )
     start = time.monotonic()
-    catalog.search(OPTICAL, ["optical"], EVERYWHERE, Period.from_iso("2020-01-01", "2020-01-31"))
+    catalog.search(OPTICAL, ["optical"], EVERYWHERE, JANUARY)
     assert served(quiet)["struck"]["throttled"] == 1
     assert time.monotonic() - start >= 1.0
 
