@@ -60,7 +60,7 @@ class WorldParameters:
     soil_sd: float = 0.20
 
     # Sentinel-2
-    s2_keep: float = 0.28  # of 146 passes a year: two satellites on two relative orbits
+    s2_keep: float = 0.30  # of 146 passes a year: two satellites on two relative orbits
     clear_fraction: float = 0.45
     s2_gain_sd: float = 0.03
     s2_shift_px: float = 0.3

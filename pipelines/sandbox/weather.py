@@ -56,7 +56,7 @@ def weather_of(p: WorldParameters) -> Weather:
     unrest = _red_noise(rng, n, 0.45)
     # U-shaped: half the days are nearly clear or nearly overcast. The mean follows the parameter and the season.
     season = 0.12 * np.cos(2 * np.pi * (day - 20) / 365.25)
-    cloudiness = _cover(2.4 * unrest + 4.0 * season, 1 - p.clear_fraction - _SHADED)
+    cloudiness = _cover(2.4 * unrest + 2.5 * season, 1 - p.clear_fraction - _SHADED)
     warm = 10.0 - 9.3 * np.cos(2 * np.pi * (day - 22) / 365.25) + 3.2 * _red_noise(rng, n, 0.75)
     wet = (cloudiness > 0.62) & (rng.random(n) < 0.75)
     rain = np.where(wet, rng.gamma(0.8, 0.006, n) * cloudiness, 0)
