@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import make_batch
+from torch.utils.flop_counter import FlopCounterMode
 
-from aef_model import AlphaEarth, ModelConfig
+from aef_model import AlphaEarth, FrameSequence, ModelConfig
 
 
 def seeded(seed=0):
@@ -152,13 +153,21 @@ def test_overfits_one_batch():
     assert sum(history[-5:]) / 5 < first / 3
 
 
-def test_base_has_the_papers_size():
+def test_base_has_the_papers_size_and_work():
+    """480 M parameters; SPEC 2.4 puts a forward of 103 frames at about 14.6 TFLOP."""
+    frames = {"sentinel2": 65, "sentinel1": 17, "landsat": 21}
     with torch.device("meta"):
-        sizes = {
-            name: sum(p.numel() for p in AlphaEarth(ModelConfig.named(name)).parameters()) for name in ("base", "large")
-        }
+        models = {name: AlphaEarth(ModelConfig.named(name)) for name in ("base", "large")}
+        base = models["base"]
+        pixels = {s.name: torch.empty(1, frames[s.name], len(s.bands), 128, 128) for s in base.cfg.inputs}
+        time_ms = {name: torch.empty(1, n, dtype=torch.int64) for name, n in frames.items()}
+        present = {name: torch.empty(1, n, dtype=torch.bool) for name, n in frames.items()}
+        with FlopCounterMode(display=False) as counter:
+            base.embed(FrameSequence(pixels, time_ms, present), torch.empty(1, 2, dtype=torch.int64))
+    sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     assert abs(sizes["base"] / 480e6 - 1) < 0.05
     assert abs(sizes["large"] / 1e9 - 1) < 0.1
+    assert 10e12 < counter.get_total_flops() < 16e12
 
 
 WRONG = {
