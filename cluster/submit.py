@@ -36,9 +36,8 @@ def entrypoint(options: argparse.Namespace, config: Config) -> str:
     words = ["python", "-m", "pipelines.cli", options.stage, "--config", str(path.relative_to(PROJECT))]
     for assignment in options.overrides:
         words += ["--set", assignment]
-    if "://" not in config.root and not Path(config.root).is_absolute():
-        # A relative root would end inside the job's temporary copy of the code and be lost with it.
-        words += ["--set", f"root={Path(config.root).resolve()}"]
+    # A relative root would end inside the job's temporary copy of the code and be lost with it.
+    words += ["--set", f"root={config.root}"]
     return shlex.join(words)
 
 

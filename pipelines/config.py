@@ -378,7 +378,9 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     try:
         known = dict(os.environ)
         if isinstance(tree.get("root"), str):
-            known["root"] = _expand(tree["root"], "root", known)
+            root = _expand(tree["root"], "root", known)
+            # Workers have working directories of their own.
+            known["root"] = tree["root"] = root if "://" in root else str(Path(root).resolve())
         return Config.model_validate(_expand(tree, "", known))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
