@@ -14,7 +14,6 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipelines.config import Config, ConfigError
 from pipelines.stages.session import WORKER_ENVIRONMENT
-from pipelines.stages.session import WORKER_ENVIRONMENT
 
 PROJECT = Path(__file__).resolve().parent.parent
 # The job's working directory travels through the cluster's control store: code and configuration only.

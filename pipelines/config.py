@@ -1,7 +1,7 @@
 """One configuration tree for the whole system, read from YAML and checked before anything runs.
 
-Values may name environment variables as ``${NAME}`` and the root as ``${root}``; ``--set a.b=c`` overrides one value, parsed as YAML. Unknown keys,
-wrong types and unset variables are errors that name the file, the key and the remedy.
+Values may name environment variables as ``${NAME}`` and the root as ``${root}``; ``--set a.b=c`` overrides one value,
+parsed as YAML. Unknown keys, wrong types and unset variables are errors that name the file, the key and the remedy.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from shapely import box, from_geojson, union_all
 from shapely.geometry.base import BaseGeometry
 
-from pipelines.grid import Period, Window
+from pipelines.grid import Period, Window, zone_name
 from pipelines.sources import source as named_source
 from pipelines.sources.base import Kind, Source
 from pipelines.sources.landcover import with_classes
@@ -40,6 +40,12 @@ class WindowArea(_Part):
     width_px: int = Field(gt=0)
     height_px: int = Field(gt=0)
     test: bool = Field(False, description="keep this window's sites out of training")
+
+    @model_validator(mode="after")
+    def _on_the_grid(self) -> WindowArea:
+        zone_name(self.epsg)
+        Window(self.epsg, self.left_m, self.top_m, self.width_px, self.height_px)
+        return self
 
     @property
     def window(self) -> Window:
@@ -325,15 +331,19 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
 
 
 def _known_keys(dotted: tuple[Any, ...]) -> list[str]:
-    model: Any = Config
+    annotation: Any = Config
     for name in dotted[:-1]:
-        if not (isinstance(model, type) and issubclass(model, BaseModel)) or name not in model.model_fields:
+        models = _models(annotation)
+        if not models:
             return []
-        model = next(
-            (part for part in _models(model.model_fields[name].annotation)),
-            None,
-        )
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        if get_origin(annotation) in (dict, tuple):  # the name is a key or a position of a collection
+            annotation = models[0]
+        elif name in models[0].model_fields:
+            annotation = models[0].model_fields[name].annotation
+        else:
+            return []
+    models = _models(annotation)
+    return list(models[0].model_fields) if models else []
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -1,0 +1,266 @@
+"""The configuration: what is read, and what is said about everything that can be wrong with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from shapely.geometry import box, mapping
+
+from pipelines.cli import main
+from pipelines.config import Config, ConfigError, load_config
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+GOOD = {
+    "root": "out",
+    "area": {"bbox": [4.0, 50.0, 4.1, 50.1]},
+    "periods": [["2021-01-01", "2022-01-01"]],
+    "catalogs": {"earth": {"kind": "earth_search", "url": "https://example.org/v1"}},
+    "sources": {"sentinel2": {"catalog": "earth", "collections": ["sentinel-2-l2a"]}},
+}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def _write(**changes):
+        path = tmp_path / "region.yaml"
+        path.write_text(yaml.safe_dump({**GOOD, **changes}))
+        return path
+
+    return _write
+
+
+def refusal(path, *overrides):
+    """The message of the error, after the rules that hold for all of them."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(str(path)) or text.startswith("--set")
+    return text
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_named_configuration_loads(path, monkeypatch):
+    monkeypatch.setenv("AEF_REAL_DATA", "/data")
+    config = load_config(path)
+    assert config.support_periods and Path(config.root).is_absolute()
+
+
+def test_there_are_configurations():
+    assert {"sandbox", "sandbox_tiny", "region_earth_search", "real_fixtures"} <= {path.stem for path in CONFIGS}
+
+
+# -- what is wrong, and what is said ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "hint"),
+    [
+        ({"perods": []}, "perods", "'periods'"),
+        ({"train": {"step": 10}}, "train.step", "'steps'"),
+        ({"plan": {"tile_pix": 16}}, "plan.tile_pix", "'tile_px'"),
+        ({"area": {"bbx": [0, 0, 1, 1]}}, "area.bbx", "'bbox'"),
+        ({"embed": {"zebra": 1}}, "embed.zebra", "known keys: patch_px"),
+        (
+            {"sources": {"sentinel2": {"catalog": "earth", "collection": "x", "collections": ["y"]}}},
+            "sources.sentinel2.collection",
+            "'collections'",
+        ),
+        (
+            {"catalogs": {"earth": {"kind": "static", "url": "x", "option": {}}}},
+            "catalogs.earth.option",
+            "'options'",
+        ),
+    ],
+)
+def test_an_unknown_key_is_named_with_what_was_meant(write, changes, key, hint):
+    text = refusal(write(**changes))
+    assert f"unknown key {key};" in text and hint in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "given"),
+    [
+        ({"train": {"steps": "many"}}, "train.steps", "'many'"),
+        ({"train": {"steps": 0}}, "train.steps", "0"),
+        ({"plan": {"site_px": 100}}, "plan.site_px", "100"),
+        ({"ingest": {"engine": "gdal"}}, "ingest.engine", "'gdal'"),
+        ({"train": {"precision": "float16"}}, "train.precision", "'float16'"),
+        ({"catalogs": {"earth": {"kind": "earthsearch", "url": "x"}}}, "catalogs.earth.kind", "'earthsearch'"),
+        ({"sandbox": {"size": "small", "port": 99999}}, "sandbox.port", "99999"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(write, changes, key, given):
+    text = refusal(write(**changes))
+    assert f" {key}: " in text and f"given: {given}" in text
+
+
+def test_missing_sections_are_named_one_by_one_and_counted(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text("seed: 1\n")
+    text = refusal(path)
+    assert "root: Field required" in text and "more]" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"area": {}}, "exactly one of bbox, geojson, windows (given: none)"),
+        ({"area": {"bbox": [0, 0, 1, 1], "geojson": "x.json"}}, "(given: bbox, geojson)"),
+        ({"area": {"bbox": [179, 0, -179, 1]}}, "split areas that cross 180 degrees"),
+        ({"area": {"bbox": [0, 1, 1, 0]}}, "south < north"),
+        ({"area": None}, "area: missing"),
+        ({"periods": []}, "periods: "),
+        ({"periods": [["2022-01-01", "2021-01-01"]]}, "ends (2021-01-01T00:00:00Z) before it starts"),
+        ({"periods": [["2022-13-01", "2023-01-01"]]}, "month must be in 1..12"),
+        ({"train": {"batch": 9, "workers": 2}}, "train.batch: 9 is no multiple of train.workers (2)"),
+        ({"embed": {"patch_px": 32, "margin_px": 16}}, "embed.margin_px: two margins"),
+        ({"sandbox": {}}, "exactly one of size"),
+        ({"sandbox": {"size": "tiny", "catalog": "x"}}, "exactly one of size"),
+        (
+            {"sources": {"sentinel2": {"catalog": "moon", "collections": ["x"]}}},
+            "sources.sentinel2.catalog: 'moon' is not in catalogs (earth)",
+        ),
+        ({"sources": {"sentinel9": {"catalog": "earth", "collections": ["x"]}}}, "no source 'sentinel9'; choose among"),
+        (
+            {"sources": {"sentinel2": {"catalog": "earth", "collections": ["x"], "bands": ["pink"]}}},
+            "has no band 'pink'; it has coastal",
+        ),
+        (
+            {"sources": {"gedi": {"catalog": "earth", "collections": ["x"]}}},
+            "at least one of sentinel2, sentinel1, landsat",
+        ),
+        (
+            {"sources": {"sentinel2": {"catalog": "earth", "collections": ["x"], "classes": {1: "a"}}}},
+            "sources.sentinel2.classes: sentinel2 is not a map of classes",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused_with_the_remedy(write, changes, words):
+    assert words in refusal(write(**changes))
+
+
+def test_a_window_off_the_grid_is_refused(write):
+    window = {"epsg": 32631, "left_m": 500_005, "top_m": 5_600_000, "width_px": 64, "height_px": 64}
+    assert "off the 10 m grid" in refusal(write(area={"windows": [window]}))
+
+
+def test_a_window_in_no_utm_zone_is_refused(write):
+    window = {"epsg": 3857, "left_m": 500_000, "top_m": 5_600_000, "width_px": 64, "height_px": 64}
+    assert "EPSG:3857 is not a UTM zone" in refusal(write(area={"windows": [window]}))
+
+
+def test_files_that_are_not_configurations(tmp_path):
+    missing, broken, flat = tmp_path / "no.yaml", tmp_path / "broken.yaml", tmp_path / "flat.yaml"
+    broken.write_text("a: [1\nb: 2\n")
+    flat.write_text("- 1\n")
+    assert "no such configuration file; the named ones are in configs/" in refusal(missing)
+    assert "not valid YAML" in refusal(broken)
+    assert "must be a mapping" in refusal(flat)
+
+
+def test_the_command_line_prints_one_line_and_ends_with_2(write, capsys):
+    path = write(train={"step": 10})
+    assert main(["plan", "--config", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"aef plan: error: {path}: unknown key train.step; did you mean 'steps'?\n"
+
+
+# -- variables and overrides ------------------------------------------------------------------------------------------
+
+
+def test_environment_variables_are_filled_in_and_a_missing_one_is_named(write, monkeypatch):
+    path = write(area={"geojson": "${HERE}/a.json"})
+    monkeypatch.setenv("HERE", "/maps")
+    area = load_config(path).area
+    assert area is not None and area.geojson == "/maps/a.json"
+    monkeypatch.delenv("HERE")
+    text = refusal(path)
+    assert "area.geojson: environment variable HERE is not set; export HERE=... first" in text
+
+
+def test_the_root_is_absolute_and_stands_for_itself_elsewhere(write, tmp_path):
+    evaluate = {
+        "labels": ["${root}/labels.parquet"],
+        "tasks": [{"name": "crop", "kind": "classification", "column": "crop"}],
+    }
+    config = load_config(write(evaluate=evaluate))
+    assert config.root == str(tmp_path / "out")
+    assert config.evaluate is not None and config.evaluate.labels == (f"{tmp_path}/out/labels.parquet",)
+    config = load_config(write(evaluate=evaluate), ["root=s3://bucket/run"])
+    assert config.root == "s3://bucket/run"
+    assert config.evaluate is not None and config.evaluate.labels == ("s3://bucket/run/labels.parquet",)
+
+
+def test_overrides_are_yaml_and_the_last_one_holds(write):
+    config = load_config(
+        write(), ["train.steps=7", "train.steps=9", "embed.zarr=false", "train.overrides={blocks: 2}", "seed=4"]
+    )
+    assert (config.train.steps, config.embed.zarr, config.train.overrides, config.seed) == (9, False, {"blocks": 2}, 4)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("train.steps", "--set train.steps: write dotted.key=value"),
+        ("=3", "write dotted.key=value"),
+        ("seed.inner=3", "seed is not a section"),
+        ("train.steps=[1", "is not YAML"),
+        ("train.step=3", "did you mean 'steps'?"),
+        ("train.steps=x", "train.steps: "),
+    ],
+)
+def test_a_bad_override_is_refused(write, assignment, words):
+    path = write(seed=1)
+    assert words in refusal(path, assignment)
+
+
+# -- the area ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_area_is_the_box_the_file_or_the_windows(write, tmp_path):
+    def geometry_of(area):
+        config = load_config(write(area=area))
+        assert config.area is not None
+        return config.area.geometry()
+
+    assert geometry_of({"bbox": [4, 50, 5, 51]}).equals(box(4, 50, 5, 51))
+    shape = tmp_path / "area.json"
+    shape.write_text('{"type": "Polygon", "coordinates": [[[4, 50], [5, 50], [5, 51], [4, 50]]]}')
+    assert geometry_of({"geojson": str(shape)}).area == pytest.approx(0.5)
+    shapes = [mapping(box(x, 0, x + 1, 1)) for x in (0, 5)]
+    features = [{"type": "Feature", "properties": {}, "geometry": geometry} for geometry in shapes]
+    both = json.dumps({"type": "FeatureCollection", "features": features})
+    shape.write_text(both)
+    assert geometry_of({"geojson": str(shape)}).equals(box(0, 0, 1, 1).union(box(5, 0, 6, 1)))
+    window = {"epsg": 32631, "left_m": 500_000, "top_m": 5_600_000, "width_px": 100, "height_px": 50}
+    west, south, east, north = geometry_of({"windows": [window]}).bounds
+    assert west == pytest.approx(3.0, abs=1e-6)
+    assert (east - west) * 111_320 * 0.635 == pytest.approx(1000, rel=0.02)
+    assert (north - south) * 111_200 == pytest.approx(500, rel=0.02)
+
+
+def test_an_unusable_area_file_is_named(write, tmp_path):
+    shape = tmp_path / "area.json"
+    config = load_config(write(area={"geojson": str(shape)}))
+    assert config.area is not None
+    with pytest.raises(ConfigError, match=r"area.geojson: no file .*area\.json"):
+        config.area.geometry()
+    shape.write_text("{}")
+    with pytest.raises(ConfigError, match=r"area\.geojson: .* is not valid GeoJSON"):
+        config.area.geometry()
+
+
+def test_the_sources_are_as_configured(write):
+    sources = {
+        "sentinel2": {"catalog": "earth", "collections": ["a"], "bands": ["red", "blue"]},
+        "landcover": {"catalog": "earth", "collections": ["b"], "classes": {5: "crops", 2: "trees"}},
+    }
+    config: Config = load_config(write(sources=sources))
+    assert config.source("sentinel2").band_names == ("red", "blue")
+    assert config.source("landcover").classes == (2, 5)
