@@ -264,12 +264,11 @@ class ModelConfig:
                 raise ValueError(f"unknown {what} {', '.join(sorted(unknown))}: the checkpoint is of another version")
         settings = dict(values)
         if "sources" in settings:
-            settings["sources"] = tuple(
-                SourceConfig(
-                    **{key: tuple(value) if isinstance(value, list) else value for key, value in source.items()}
-                )
+            given_sources: list[dict[str, Any]] = [
+                {key: tuple(value) if isinstance(value, list) else value for key, value in source.items()}
                 for source in settings["sources"]
-            )
+            ]
+            settings["sources"] = tuple(SourceConfig(**source) for source in given_sources)
         return cls(**settings)
 
 

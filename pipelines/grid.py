@@ -100,7 +100,10 @@ def zone_name(epsg: int) -> str:
 
 
 def zone_wedge(epsg: int) -> tuple[float, float]:
-    """Western and eastern longitude of a UTM zone in degrees; a pixel belongs to the zone whose wedge holds its centre."""
+    """Western and eastern longitude of a UTM zone in degrees.
+
+    A pixel belongs to the zone whose wedge holds its centre.
+    """
     zone = epsg % 100
     return -180.0 + (zone - 1) * 6, -180.0 + zone * 6
 
@@ -195,7 +198,7 @@ class Window:
         """Pixel-centre x of every column and y of every row, in metres."""
         x = self.left_m + (np.arange(self.width_px) + 0.5) * self.resolution_m
         y = self.top_m - (np.arange(self.height_px) + 0.5) * self.resolution_m
-        return x, y
+        return np.asarray(x, np.float64), np.asarray(y, np.float64)
 
     def owned(self) -> NDArray[np.bool_]:
         """``(H, W)``, True where the pixel centre lies in this zone's own six-degree wedge.

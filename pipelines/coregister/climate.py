@@ -11,6 +11,7 @@ import calendar
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,7 +120,7 @@ class _StrictStore(WrapperStore):
 
 @lru_cache(maxsize=8)
 def _open(href: str, options: tuple[tuple[str, object], ...]) -> xr.Dataset:
-    settings = dict(options)
+    settings: dict[str, Any] = dict(options)
     storage_options = settings.pop("storage_options", None)
     store = (
         FsspecStore.from_url(href, storage_options=storage_options, read_only=True)

@@ -203,7 +203,7 @@ def retrying(action: Callable[[str], T], href: str, sign: Sign | None, backoff_s
             failure = Failure(classify(error), f"{type(error).__name__}: {error}"[:500])
         if attempt >= ATTEMPTS[failure.kind]:
             break
-        if failure.kind is FailureKind.EXPIRED and hasattr(sign, "invalidate"):
+        if failure.kind is FailureKind.EXPIRED and sign is not None and hasattr(sign, "invalidate"):
             sign.invalidate(href)
         time.sleep(backoff_s * 2 ** (attempt - 1))
     return failure
@@ -240,8 +240,9 @@ def _settle(request: Request, error: Exception) -> None:
     kind = classify(error)
     request.attempts += 1
     request.failure = Failure(kind, f"{type(error).__name__}: {error}"[:500])
-    if kind is FailureKind.EXPIRED and hasattr(request.sign, "invalidate") and _may_try(request):
-        request.sign.invalidate(request.asset.href)
+    sign = request.sign
+    if kind is FailureKind.EXPIRED and sign is not None and hasattr(sign, "invalidate") and _may_try(request):
+        sign.invalidate(request.asset.href)
 
 
 def _may_try(request: Request) -> bool:

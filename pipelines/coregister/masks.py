@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +37,13 @@ def present(values: NDArray, nodata: float, source: Source | None = None) -> NDA
 
 def stored_range(band: Band, scale: float, offset: float) -> tuple[float, float]:
     """A band's valid range, stated in model space, as a range of stored numbers; every transform is monotonic."""
-    inverse = {
+    inverses: dict[Transform, Callable[[float], float]] = {
         Transform.IDENTITY: lambda x: x,
         Transform.LOG: lambda x: np.expm1(10 * x),
         Transform.DECIBEL: lambda x: 10 ** (x / 10),
         Transform.RADIANS: np.rad2deg,
-    }[band.transform]
+    }
+    inverse = inverses[band.transform]
     ends = [(float(inverse(end)) / band.factor - offset) / scale if np.isfinite(end) else end for end in band.valid]
     return min(ends), max(ends)
 

@@ -188,7 +188,7 @@ def _is_data(value: float, nodata: float) -> bool:
 
 
 @njit(nogil=True, cache=True)
-def _nearest(crop, col, row, x, y, nodata):  # noqa: ANN001, ANN202
+def _nearest(crop: NDArray[Any], col: int, row: int, x: float, y: float, nodata: float) -> float:
     j, i = int(np.floor(x + 0.5)) - col, int(np.floor(y + 0.5)) - row
     if i < 0 or j < 0 or i >= crop.shape[0] or j >= crop.shape[1]:
         return nodata
@@ -196,7 +196,7 @@ def _nearest(crop, col, row, x, y, nodata):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True)
-def _bilinear(crop, col, row, x, y, nodata):  # noqa: ANN001, ANN202
+def _bilinear(crop: NDArray[Any], col: int, row: int, x: float, y: float, nodata: float) -> float:
     left, top = np.floor(x), np.floor(y)
     fx, fy = x - left, y - top
     j, i = int(left) - col, int(top) - row
@@ -219,14 +219,24 @@ def _bilinear(crop, col, row, x, y, nodata):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True)
-def _store(out, i, j, value, nodata, integer):  # noqa: ANN001, ANN202
+def _store(out: NDArray[Any], i: int, j: int, value: float, nodata: float, integer: bool) -> None:
     if integer and _is_data(value, nodata):
         value = np.floor(value + 0.5)
     out[i, j] = value
 
 
 @njit(nogil=True, cache=True)
-def _sample_affine(crop, col, row, xs, ys, nodata, integer, nearest, out):  # noqa: ANN001, ANN202
+def _sample_affine(
+    crop: NDArray[Any],
+    col: int,
+    row: int,
+    xs: NDArray[np.float64],
+    ys: NDArray[np.float64],
+    nodata: float,
+    integer: bool,
+    nearest: bool,
+    out: NDArray[Any],
+) -> None:
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             if nearest:
@@ -236,7 +246,7 @@ def _sample_affine(crop, col, row, xs, ys, nodata, integer, nearest, out):  # no
 
 
 @njit(nogil=True, cache=True)
-def _at(grid, v, u):  # noqa: ANN001, ANN202
+def _at(grid: NDArray[np.float64], v: float, u: float) -> float:
     """Linear between nodes, at a position counted in target pixels from the first node."""
     ci, cj = int(np.floor(v / NODE_PX)), int(np.floor(u / NODE_PX))
     ci, cj = min(max(ci, 0), grid.shape[0] - 2), min(max(cj, 0), grid.shape[1] - 2)
@@ -247,7 +257,19 @@ def _at(grid, v, u):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True)
-def _sample_nodes(crop, col, row, gx, gy, first_col, first_row, nodata, integer, nearest, out):  # noqa: ANN001, ANN202
+def _sample_nodes(
+    crop: NDArray[Any],
+    col: int,
+    row: int,
+    gx: NDArray[np.float64],
+    gy: NDArray[np.float64],
+    first_col: int,
+    first_row: int,
+    nodata: float,
+    integer: bool,
+    nearest: bool,
+    out: NDArray[Any],
+) -> None:
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             x, y = _at(gx, first_row + i, first_col + j), _at(gy, first_row + i, first_col + j)
@@ -258,7 +280,18 @@ def _sample_nodes(crop, col, row, gx, gy, first_col, first_row, nodata, integer,
 
 
 @njit(nogil=True, cache=True)
-def _average_affine(crop, col, row, xs, ys, span_x, span_y, nodata, integer, out):  # noqa: ANN001, ANN202
+def _average_affine(
+    crop: NDArray[Any],
+    col: int,
+    row: int,
+    xs: NDArray[np.float64],
+    ys: NDArray[np.float64],
+    span_x: float,
+    span_y: float,
+    nodata: float,
+    integer: bool,
+    out: NDArray[Any],
+) -> None:
     """Mean weighted by the area that each file pixel shares with the target pixel."""
     for i in range(out.shape[0]):
         top, bottom = ys[i] - span_y / 2 + 0.5, ys[i] + span_y / 2 + 0.5
@@ -278,7 +311,19 @@ def _average_affine(crop, col, row, xs, ys, span_x, span_y, nodata, integer, out
 
 
 @njit(nogil=True, cache=True)
-def _average_nodes(crop, col, row, gx, gy, first_col, first_row, parts, nodata, integer, out):  # noqa: ANN001, ANN202
+def _average_nodes(
+    crop: NDArray[Any],
+    col: int,
+    row: int,
+    gx: NDArray[np.float64],
+    gy: NDArray[np.float64],
+    first_col: int,
+    first_row: int,
+    parts: int,
+    nodata: float,
+    integer: bool,
+    out: NDArray[Any],
+) -> None:
     """Mean over ``parts`` x ``parts`` sub-pixels of the target pixel."""
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):

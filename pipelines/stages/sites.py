@@ -17,7 +17,8 @@ from pipelines.grid import RESOLUTION_M, WGS84, Site, Window, area_in_zone, tran
 
 EARTH_RADIUS_M = 6_371_000.0
 MODEL_STRIDE_PX = 16
-# Neighbours on the grid are its step apart in projected metres: up to 0.1 % less on the ground, more on the mean sphere.
+# Neighbours on the grid are its step apart in projected metres: up to 0.1 % less on the ground, and more on the mean
+# sphere.
 SPACING_TOLERANCE = 0.99
 
 
@@ -47,7 +48,7 @@ def draw_sites(area: Area, plan: PlanConfig, geometry: BaseGeometry, seed: int) 
     test_area = box(*plan.test_area) if plan.test_area else None
     gap_deg = plan.gap_m / 111_000
     taken = np.zeros(len(candidates), bool)
-    sites = []
+    sites: list[Site] = []
     for index, (window, is_test) in enumerate(candidates):
         if len(sites) == plan.sites:
             refused["more than plan.sites"] += len(candidates) - index

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-import dask
 import numpy as np
 import rasterio
 import stackstac
+from dask.base import compute
 from numpy.typing import NDArray
 from rasterio.windows import Window as FileWindow
 
@@ -81,10 +81,10 @@ class StackstacEngine:
             stacks.append(_stack(ledger))
             ledgers.append(ledger)
         if threads <= 1:
-            arrays = dask.compute(*stacks, scheduler="synchronous")
+            arrays = compute(*stacks, scheduler="synchronous")
         else:
             with ThreadPoolExecutor(threads) as pool:
-                arrays = dask.compute(*stacks, scheduler="threads", pool=pool)
+                arrays = compute(*stacks, scheduler="threads", pool=pool)
         for members, array, ledger in zip(groups.values(), arrays, ledgers, strict=True):
             for position, index in enumerate(members):
                 results[index] = ledger.failures.get(_key(position)) or array[position, 0]
