@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from pipelines.evaluation.scores_io import Score
 
 __all__ = ["Score", "Settings", "change_features", "evaluate", "make_draws", "unsupervised_change"]
 
-Shots = int | str
+Shots = int | Literal["max"]
 Features = Mapping[str, NDArray[np.float32]]
 
 

@@ -25,7 +25,7 @@ from pipelines.sandbox.stac import Archive, write_catalog, write_collection, wri
 from pipelines.sandbox.world import world_of
 
 Progress = Callable[[int, int, str], None]
-Job = tuple[str, Callable[[], int]]
+Job = tuple[str, Callable[[], int | None]]
 
 COLLECTIONS: dict[str, tuple[str, str]] = {
     sentinel2.COLLECTION: (
@@ -102,7 +102,7 @@ def build(
     write_text(manifest_path, json.dumps(_manifest(p, {}, 0, complete=False), indent=1))
     report = progress or (lambda done, total, label: None)
     folder = root / ".layers"
-    first = [(f"ground {name}", partial(write_layers, p, name, folder)) for name in layer_grids(p)]
+    first: list[Job] = [(f"ground {name}", partial(write_layers, p, name, folder)) for name in layer_grids(p)]
     second = _jobs(p, root, folder)
     total = len(first) + len(second)
     built = 0

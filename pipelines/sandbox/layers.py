@@ -238,7 +238,7 @@ def _slopes(world: World, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.f
         step,
     )
     z = world.elevation_m(*coarse.plane(world))
-    down, right = np.gradient(z, step)
+    down, right = (np.asarray(slope) for slope in np.gradient(z, step))
     return upsample(right, step / grid.resolution_m, grid.shape), upsample(-down, step / grid.resolution_m, grid.shape)
 
 

@@ -45,7 +45,7 @@ class NoiseField:
         for table, phase, wavelength, amplitude in zip(
             self._tables, self._phase, self._wavelength, self._amplitude, strict=True
         ):
-            value = _interpolate(table, x / wavelength + phase[0], y / wavelength + phase[1])
+            value: NDArray = _interpolate(table, x / wavelength + phase[0], y / wavelength + phase[1])
             if self._ridged:
                 value = 1.0 - 1.7 * np.abs(value)
             total += np.float32(amplitude) * value

@@ -108,7 +108,7 @@ def render(p: WorldParameters, one: Pass, layer_folder: Path) -> dict[str, NDArr
     pair = polarisations(p, one)
     db = parcel_backscatter_db(world, state, float(weather.soil_moisture[day]), pair)
     rng = generator(p.seed, "sentinel1", one.time_ms)
-    db += rng.normal(0, 0.35, db.shape[1]).astype(np.float32)  # calibration and the day's dew
+    db += np.asarray(rng.normal(0, 0.35, db.shape[1]), np.float32)  # calibration and the day's dew
     water = state.classes == CODE["water"]
     db[water] += rng.normal(0, 2.2)  # wind
     shift = np.clip(rng.normal(0, 0.3, 2), -0.95, 0.95)
@@ -117,7 +117,7 @@ def render(p: WorldParameters, one: Pass, layer_folder: Path) -> dict[str, NDArr
     facing = np.take(np.cos(2 * world.parcels.row_angle + (0.6 if one.ascending else -0.6)), layers.parcel)
     out = {}
     for column, name in enumerate(pair):
-        power = np.take(10 ** (db[:, column] / 10), layers.parcel) * terrain
+        power: NDArray = np.take(10 ** (db[:, column] / 10), layers.parcel) * terrain
         # Walls that face the sensor shine; fields are smoother than towns.
         texture = np.where(town, np.exp(0.55 * layers.bright + 0.35 * facing), np.exp(0.06 * layers.bright))
         power = displaced((power * texture).astype(np.float32), shift[0], shift[1])

@@ -167,7 +167,7 @@ def _scene_classification(
     rng = generator(p.seed, "scl", one.time_ms)
     nir, red = image["nir08"], image["red"][::2, ::2] if "red" in image else image["rededge1"] * 0.6
     ndvi = (nir - red) / np.maximum(nir + red, 1e-3)
-    scl = np.full(nir.shape, 5, np.uint8)
+    scl: NDArray[np.uint8] = np.full(nir.shape, 5, np.uint8)
     scl[ndvi > 0.42] = 4
     scl[(ndvi > 0.25) & (ndvi <= 0.42)] = 7 if rng.random() < 0.15 else 5
     scl[(nir < 0.07) & (ndvi < 0.2)] = 6

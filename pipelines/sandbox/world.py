@@ -90,7 +90,9 @@ class World:
         east, north = _transformer(epsg, self.crs, False).transform(x, y)
         return np.asarray(east), np.asarray(north)
 
-    def from_plane(self, x: NDArray, y: NDArray, epsg: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def from_plane(
+        self, x: NDArray | float, y: NDArray | float, epsg: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The inverse of :meth:`to_plane`."""
         east, north = _transformer(epsg, self.crs, True).transform(x, y)
         return np.asarray(east), np.asarray(north)
@@ -168,7 +170,7 @@ class World:
         count = int(np.ceil(reach / p.parcel_spacing_m))
         lattice = np.stack(np.meshgrid(np.arange(-count, count), np.arange(-count, count)), -1).reshape(-1, 2)
         # Every other row is shifted by half, as bricks are, so that four fields seldom meet in a point.
-        points = lattice + np.where(lattice[:, 1:] % 2 == 0, [[0.25, 0]], [[-0.25, 0]])
+        points: NDArray = lattice + np.where(lattice[:, 1:] % 2 == 0, [[0.25, 0]], [[-0.25, 0]])
         points = (points + rng.uniform(-p.parcel_jitter, p.parcel_jitter, points.shape)) * p.parcel_spacing_m
         points = points[rng.random(len(points)) > p.parcel_dropped]
         stretch, angle = np.sqrt(p.parcel_stretch), np.deg2rad(24.0)
@@ -322,8 +324,7 @@ def _standard(values: NDArray, inside: NDArray) -> NDArray:
 
 @lru_cache(maxsize=32)
 def _transformer(epsg: int, crs: str, inverse: bool) -> Transformer:
-    pair = (crs, epsg) if inverse else (epsg, crs)
-    return Transformer.from_crs(*pair, always_xy=True)
+    return Transformer.from_crs(crs if inverse else epsg, epsg if inverse else crs, always_xy=True)
 
 
 @lru_cache(maxsize=2)
