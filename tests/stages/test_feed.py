@@ -1,0 +1,92 @@
+"""The stream of samples: fixed by the seed alone, shared out to any number of workers, resumed anywhere."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pipelines.shards import open_shards, write_shard
+from pipelines.stages.feed import ChunkMaker, stream_row
+from pipelines.storage import Storage
+from tests.stages.worlds import config, sequence
+
+SEQUENCES = 6
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shards")
+    configured = config(root)
+    storage = Storage(root)
+    for shard in range(2):
+        # Sequences differ in how many frames they have and in whether there is radar or text at all.
+        parts = [
+            sequence(configured, index, s2=range(10, 300, 30 + 10 * index), s1=(20, 90)[: index % 3], texts=index % 2 == 0)
+            for index in range(3 * shard, 3 * shard + 3)
+        ]
+        write_shard(storage, f"shards/train/part{shard}.shard.parquet", parts, {}, code_digest="c")
+    return configured, open_shards(storage, "shards").rows()
+
+
+def share(value, index):
+    """One sample's part of a batch, without what other samples of the batch add to its shape."""
+    inputs = {}
+    for name, part in value.inputs.items():
+        here = part.present[index]
+        if here.any():
+            inputs[name] = [getattr(part, field)[index][here].tobytes() for field in ("values", "scale", "time_ms")]
+    targets = {
+        name: (part.values[index].tobytes(), part.time_ms[index], part.weight[index].tobytes())
+        for name, part in value.targets.items()
+        if part.weight[index].any()
+    }
+    text = None
+    if value.text is not None and value.text.present[index]:
+        text = (value.text.vector[index].tobytes(), value.text.row[index], value.text.col[index])
+    periods = {name: tuple(period[index]) for name, period in value.periods_ms.items()}
+    return value.site[index], inputs, targets, text, periods
+
+
+def test_every_epoch_takes_each_sequence_once_in_an_order_of_its_own(shards):
+    _, rows = shards
+    epochs = [[stream_row(rows, 5, epoch * SEQUENCES + index) for index in range(SEQUENCES)] for epoch in range(4)]
+    for epoch in epochs:
+        assert Counter(epoch) == Counter(rows)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert [stream_row(rows[::-1], 5, index) for index in range(SEQUENCES)] == epochs[0]
+    assert [stream_row(rows, 6, index) for index in range(SEQUENCES)] != epochs[0]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_workers_of_any_number_train_on_the_same_samples(shards, world):
+    configured, rows = shards
+    size = configured.train.batch
+    for chunk in range(3):
+        whole = list(ChunkMaker(configured, rows, 0, 1).make(chunk))
+        parts = [list(ChunkMaker(configured, rows, rank, world).make(chunk)) for rank in range(world)]
+        assert len(whole) == configured.train.steps_per_draw and all(len(part) == len(whole) for part in parts)
+        for step, batch in enumerate(whole):
+            assert len(batch.site) == size
+            for position in range(size):
+                rank, index = position % world, position // world
+                assert share(batch, position) == share(parts[rank][step], index)
+
+
+def test_steps_of_a_chunk_show_other_places_of_the_same_sequences(shards):
+    configured, rows = shards
+    first, second = ChunkMaker(configured, rows, 0, 1).make(0)
+    assert (first.site == second.site).all()
+    assert (first.inputs["sentinel2"].time_ms == second.inputs["sentinel2"].time_ms).all()
+    assert not np.array_equal(first.inputs["sentinel2"].values, second.inputs["sentinel2"].values)
+
+
+def test_chunks_and_seeds_differ_and_a_chunk_made_again_is_the_same(shards):
+    configured, rows = shards
+
+    def made(chunk, settings=configured):
+        (batch, _) = ChunkMaker(settings, rows, 0, 1).make(chunk)
+        return [share(batch, position) for position in range(configured.train.batch)]
+
+    assert made(1) == made(1)
+    assert made(1) != made(2)
+    assert made(1) != made(1, configured.model_copy(update={"seed": 1}))
