@@ -205,6 +205,10 @@ class TaskConfig(_Part):
     year_after: int | None = Field(None, description="a change task: the year after")
 
 
+def _default_repeats() -> dict[int | Literal["max"], int]:
+    return {1: 100, 10: 60, "max": 8}
+
+
 class EvaluateConfig(_Part):
     """Probes on labelled points."""
 
@@ -218,7 +222,7 @@ class EvaluateConfig(_Part):
     split: Literal["sites", "groups"] = Field("sites", description="hold out the test sites, or a share of the groups")
     test_share: float = Field(0.4, gt=0, lt=1, description="for split: groups")
     shots: tuple[int | Literal["max"], ...] = (1, 10, "max")
-    repeats: dict[int | Literal["max"], int] = Field(default_factory=lambda: {1: 100, 10: 60, "max": 8})
+    repeats: dict[int | Literal["max"], int] = Field(default_factory=_default_repeats)
     max_per_class: int = Field(100, ge=1)
     features: tuple[str, ...] = Field((), description="baselines to compute; empty: all")
     truth: str | None = Field(None, description="folder with truth rasters for the pictures")

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pipelines.config import Config, ConfigError
@@ -20,7 +21,7 @@ NEEDS_CATALOG = {"plan", "ingest", "embed"}
 
 def run_stages(config: Config, options: argparse.Namespace) -> int:
     """Run one stage, or all of them; 0 only when everything planned was done or skipped for a stated reason."""
-    names = ORDER if options.command == "run" else (options.command,)
+    names: tuple[str, ...] = ORDER if options.command == "run" else (options.command,)
     if options.command == "run" and config.evaluate is None:
         names = ORDER[:-1]
     if options.dry_run:
@@ -36,7 +37,7 @@ def run_stages(config: Config, options: argparse.Namespace) -> int:
         if set(names) - {"plan"}:
             stack.enter_context(ray_session(config))
         for name in names:
-            result = _measured(storage, name, lambda name=name: _stage(config, name, options))
+            result = _measured(storage, name, partial(_stage, config, name, options))
             results.append(result)
             if result.failed and name in ("plan", "ingest", "train"):
                 # Later stages would build on a hole; the next run does what is missing.
@@ -164,7 +165,7 @@ def sandbox(options: argparse.Namespace) -> int:
 
 
 def _fault(text: str) -> tuple[str, float]:
-    name, equals, value = text.partition("=")
+    name, _, value = text.partition("=")
     try:
         return name, float(value)
     except ValueError:

@@ -1,6 +1,7 @@
-"""Embed: map every tile of the plan. One tile and period is one task, read ahead by Ray tasks, embedded by an actor pool.
+"""Embed: map every tile of the plan.
 
-A tile is committed whole by the worker that made it; what is committed under the same identity is not read again.
+One tile and period is one task, read ahead by Ray tasks, embedded by an actor pool. A tile is committed whole by the
+worker that made it; what is committed under the same identity is not read again.
 """
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ def run(config: Config) -> StageResult:
                 compute=ray.data.TaskPoolStrategy(size=config.embed.readers),
             )
             .map(
-                TileEmbedder,
+                TileEmbedder,  # type: ignore[arg-type]  # Ray takes classes too; its annotation leaves them out
                 fn_constructor_args=(config, checkpoints.path_of(found.identity, found.step), recipe.sources),
                 num_cpus=0 if config.embed.gpus else 1,
                 num_gpus=config.embed.gpus or None,

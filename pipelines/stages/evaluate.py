@@ -303,7 +303,7 @@ def input_mosaic(config: Config, view: View, places: list[Place]) -> NDArray[np.
     if "sentinel2" not in config.sources:
         return None
     source = config.source("sentinel2")
-    bands = [name for name in ("red", "green", "blue") if name in source.band_names]
+    bands: list[str] = [name for name in ("red", "green", "blue") if name in source.band_names]
     if len(bands) < 3:
         bands = list(source.band_names[-3:])
     index = [source.band_names.index(name) for name in bands]
@@ -315,11 +315,11 @@ def input_mosaic(config: Config, view: View, places: list[Place]) -> NDArray[np.
         if "sentinel2" not in sequence.rasters:
             continue
         raster = sequence.rasters["sentinel2"]
-        values = raster.values[:, index, ::step, ::step].astype(np.float32)
+        values: NDArray = raster.values[:, index, ::step, ::step].astype(np.float32)
         values = values * raster.scale[:, index, None, None] + raster.offset[:, index, None, None]
         values[np.broadcast_to(raster.weight[:, None, ::step, ::step] == 0, values.shape)] = np.nan
         seen = np.isfinite(values).any(axis=0)
-        image = np.full(values.shape[1:], np.nan, np.float32)
+        image: NDArray[np.float32] = np.full(values.shape[1:], np.nan, np.float32)
         image[seen] = np.nanmedian(values[:, seen], axis=0)
         window = sequence.window
         thinned = type(window)(window.epsg, window.left_m, window.top_m, image.shape[2], image.shape[1], RESOLUTION_M)

@@ -1,8 +1,8 @@
 """What one rank trains on: its share of every global batch, made by Ray Data tasks ahead of the optimiser.
 
 Position p of chunk c of the global stream is a fixed sequence of a fixed epoch's shuffle, and everything drawn for it
-(frames, periods, crops) comes from (seed, c, p): a rank of any world size takes its positions and gets the same samples.
-A chunk is as many steps as crops are taken from one decoded sequence.
+(frames, periods, crops) comes from (seed, c, p): a rank of any world size takes its positions and gets the same
+samples. A chunk is as many steps as crops are taken from one decoded sequence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import ray
 from pipelines.config import Config
 from pipelines.shards import read_rows
 from pipelines.shards.reader import Row, shuffled_rows
-from pipelines.stages.batches import RawBatch, collate, draw_for
+from pipelines.stages.batches import Drawn, RawBatch, collate, draw_for
 from pipelines.stages.session import quiet_ray_data
 from pipelines.storage import Storage
 
@@ -43,8 +43,8 @@ class Feed:
         quiet_ray_data()
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
-        dataset = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=max(len(chunks), 1))
-        dataset = dataset.map_batches(
+        items = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=max(len(chunks), 1))
+        dataset = items.map_batches(
             ChunkMaker(self.config, self.rows, self.rank, self.world),
             batch_size=1,
             num_cpus=1,
@@ -75,9 +75,9 @@ class ChunkMaker:
         for position in positions:
             rng = np.random.default_rng([config.seed, chunk, position])
             row = stream_row(self.rows, config.seed, chunk * config.train.batch + position)
-            drawn = []
+            drawn: list[Drawn] = []
 
-            def choose(head: Any, rng: np.random.Generator = rng, drawn: list[Any] = drawn) -> dict[str, Any]:
+            def choose(head: Any, rng: np.random.Generator = rng, drawn: list[Drawn] = drawn) -> dict[str, Any]:
                 drawn.append(draw_for(head, sources, config.train, rng))
                 return drawn[0].frames
 

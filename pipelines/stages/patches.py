@@ -40,7 +40,8 @@ def lay_out(height_px: int, width_px: int, patch_px: int, margin_px: int) -> Ite
     that the embedding of a pixel does not depend on how the map was cut into tiles.
 
     Args:
-        height_px, width_px: of the tile, multiples of 16.
+        height_px: of the tile, a multiple of 16.
+        width_px: of the tile, a multiple of 16.
         patch_px: side of a model input, at most; a small tile gets a smaller one.
         margin_px: discarded on each side, a multiple of 16; the padded window has this margin too.
 

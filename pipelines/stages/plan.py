@@ -167,7 +167,8 @@ def run(config: Config, *, dry_run: bool = False, refresh: bool = False) -> Stag
     sites, refused_sites = draw_sites(area, plan_config, geometry, config.seed)
     if not sites:
         raise ConfigError(
-            f"plan.site_px: no site of {config.plan.site_px} px fits into the area; lower plan.site_px or widen the area"
+            f"plan.site_px: no site of {config.plan.site_px} px fits into the area; lower plan.site_px "
+            "or widen the area"
         )
     tiles = list(tiles_covering(geometry, config.plan.tile_px))
     result.planned = sum(counts.values()) + sum(refused.values())
@@ -200,8 +201,8 @@ def _require_scenes(config: Config, counts: Counter[str]) -> None:
     for name, part in config.sources.items():
         if not counts[name] and part.required:
             raise ConfigError(
-                f"sources.{name}: no scene in collections {list(part.collections)} of catalog {part.catalog} for {where}; "
-                f"mend the collections or set sources.{name}.required: false"
+                f"sources.{name}: no scene in collections {list(part.collections)} of catalog {part.catalog} for "
+                f"{where}; mend the collections or set sources.{name}.required: false"
             )
         if not counts[name]:
             log.warning("source %s has no scene here and is left out (required: false)", name)
@@ -272,7 +273,8 @@ class Plan:
         plan = storage.read_json(PLAN)
         if plan["identity"] != plan_identity(config, area_of(config)[1]):
             raise ConfigError(
-                f"root: the plan under {config.root} was made for another area, period or source list; run `aef plan` again"
+                f"root: the plan under {config.root} was made for another area, period or source list; "
+                "run `aef plan` again"
             )
         return cls(storage, plan["identity"], tuple(plan["cells"]), config.plan.search_cell_deg)
 

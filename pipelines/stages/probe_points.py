@@ -1,4 +1,4 @@
-"""Labelled points and the features that belong to them: which sequence a point lies in, baselines, the untrained model."""
+"""Labelled points and their features: which sequence a point lies in, baselines, the untrained model."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def labelled_points(config: Config, places: list[Place]) -> pd.DataFrame:
         inside &= (
             np.array([year == -1 or _in_season(int(year), place.period) for year in years]) if len(years) else inside
         )
-        for point in np.flatnonzero(inside):
+        for point in np.flatnonzero(inside).tolist():
             # Sites of two zones may overlap on the ground: the zone that owns the point has it.
             if utm_epsg(lon[point], lat[point]) != epsg or (point, place.period.label) in taken:
                 continue
@@ -143,7 +143,7 @@ def computed_features(config: Config, places: list[Place], points: pd.DataFrame)
         task = (places[int(index)], part["row"].to_numpy(), part["col"].to_numpy(), True)
         tasks.append({"index": int(index), "task": pickle.dumps(task)})
     dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
-        Prober,
+        Prober,  # type: ignore[arg-type]  # Ray takes classes too; its annotation leaves them out
         fn_constructor_args=(config, checkpoints.path_of(found.identity, found.step), filters),
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=min(config.embed.workers, len(tasks))),

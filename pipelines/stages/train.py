@@ -240,7 +240,8 @@ def shown_progress(board: ActorHandle, steps: int) -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(2.0):
-            row = ray.get(board.read.remote())
+            latest: ray.ObjectRef[dict[str, float]] = board.read.remote()
+            row = ray.get(latest)
             if row:
                 progress(row["step"], steps, f"loss {row['total']:.3f}")
 
@@ -255,7 +256,7 @@ def shown_progress(board: ActorHandle, steps: int) -> Iterator[None]:
 
 def _fit(config: Config, run_id: str, rows: list[Row]) -> BaseException | None:
     train = config.train
-    board = Board.remote()
+    board = Board.remote()  # type: ignore[attr-defined]  # ray.remote with arguments is annotated to return the class
     with tempfile.TemporaryDirectory(prefix="aef_train_") as scratch, shown_progress(board, train.steps):
         trainer = TorchTrainer(
             train_loop,
@@ -294,8 +295,8 @@ def describe(config: Config) -> None:
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in AlphaEarth(model_config(config)).parameters())
     print(
-        f"[train] model {train.model}, {parameters / 1e6:.2f} M parameters, {train.steps} steps of {train.batch} crops of "
-        f"{train.crop_px} px on {train.workers} workers"
+        f"[train] model {train.model}, {parameters / 1e6:.2f} M parameters, {train.steps} steps of {train.batch} crops "
+        f"of {train.crop_px} px on {train.workers} workers"
     )
 
 
