@@ -21,7 +21,9 @@ def shards(tmp_path_factory):
     for shard in range(2):
         # Sequences differ in how many frames they have and in whether there is radar or text at all.
         parts = [
-            sequence(configured, index, s2=range(10, 300, 30 + 10 * index), s1=(20, 90)[: index % 3], texts=index % 2 == 0)
+            sequence(
+                configured, index, s2=range(10, 300, 30 + 10 * index), s1=(20, 90)[: index % 3], texts=index % 2 == 0
+            )
             for index in range(3 * shard, 3 * shard + 3)
         ]
         write_shard(storage, f"shards/train/part{shard}.shard.parquet", parts, {}, code_digest="c")

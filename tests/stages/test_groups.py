@@ -50,7 +50,16 @@ def test_a_group_is_known_by_what_its_pixels_come_from_and_nothing_else():
     configured = config()
     group = groups_of(sites(), PERIODS, 256)[0]
     asset = Asset(href="https://x/red.tif", key="red", scale=1e-4)
-    scene = Scene("sentinel2", "S2A_1", "here", "any", YEAR.start_ms, (YEAR.start_ms, YEAR.start_ms + 1), box(*AREA), {"red": asset})
+    scene = Scene(
+        "sentinel2",
+        "S2A_1",
+        "here",
+        "any",
+        YEAR.start_ms,
+        (YEAR.start_ms, YEAR.start_ms + 1),
+        box(*AREA),
+        {"red": asset},
+    )
 
     def key(settings=configured, its_group=group, scenes=(scene,), code="c"):
         return group_identity(settings, its_group, {"sentinel2": list(scenes)}, code)

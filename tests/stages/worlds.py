@@ -82,9 +82,7 @@ def sequence(configured, index=0, size=32, s2=(10, 60, 110, 160, 210), s1=(20, 1
         split=split,
         rasters={name: found for name, found in rasters.items() if len(found.time_ms)},
         points={
-            "gedi": PointSamples(
-                footprints, footprints, YEAR.start_ms + footprints.astype(np.int64) * DAY_MS, heights
-            )
+            "gedi": PointSamples(footprints, footprints, YEAR.start_ms + footprints.astype(np.int64) * DAY_MS, heights)
         },
         texts=TextSamples(
             row=np.array([3, 20], np.int32),

@@ -1,0 +1,79 @@
+"""Progress lines, the summary file, error lines: what a person and a tool see of a stage."""
+
+import json
+
+import pytest
+
+from pipelines.stages import session
+from pipelines.stages.session import MemoryMonitor, Progress, StageResult, one_line, stable_json, write_summary
+from pipelines.storage import Storage, StorageFullError
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_progress_says_what_is_done_how_fast_and_how_long_it_will_take(clock, capsys):
+    progress = Progress("ingest", "sequences")
+    clock[0] += 10
+    progress(4, 20, "2 tasks")
+    assert capsys.readouterr().out == "[ingest] 4/20 sequences, 0.40/s, 40 s left  2 tasks\n"
+
+
+def test_progress_is_quiet_between_lines_but_never_about_the_end(clock, capsys):
+    progress = Progress("train", "steps", every_s=5)
+    for step in range(1, 11):
+        clock[0] += 1
+        progress(step, 10)
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["5/10", "10/10"]
+
+
+def test_progress_without_anything_done_does_not_divide_by_zero(clock, capsys):
+    progress = Progress("plan", "cells")
+    progress(0, 0)
+    clock[0] += 9
+    progress(0, 3)
+    assert capsys.readouterr().out.splitlines()[-1] == "[plan] 0/3 cells, 0.00/s, estimating"
+
+
+def test_the_summary_keeps_the_rows_of_other_stages(tmp_path):
+    storage = Storage(tmp_path)
+    first = StageResult("plan", "scenes", planned=5, written=4, skipped=1, reasons={"night": 1}, details={"tiles": 2})
+    write_summary(storage, first)
+    write_summary(storage, StageResult("ingest", "sequences", planned=3, failed=3))
+    write_summary(storage, StageResult("ingest", "sequences", planned=3, written=3, seconds=1.5))
+    stages = json.loads((tmp_path / "reports/summary.json").read_text())["stages"]
+    assert list(stages) == ["ingest", "plan"]
+    plan, ingest = stages["plan"], stages["ingest"]
+    assert plan.pop("finished") and plan == vars(first)
+    assert (ingest["written"], ingest["failed"], ingest["seconds"]) == (3, 0, 1.5)
+
+
+def test_a_result_in_words_gives_counts_and_reasons():
+    result = StageResult("embed", "tiles", 8, written=5, skipped=2, failed=1, seconds=3.4, reasons={"disk full": 1})
+    result.peak_memory_bytes = 3 * 2**30
+    text = "embed: 5 tiles written, 2 already done or skipped, 1 FAILED of 8; 3 s, 3.0 GiB peak\n    1 x disk full"
+    assert result.line() == text
+
+
+def test_memory_counts_what_was_held_for_a_moment():
+    with MemoryMonitor(interval_s=0.01) as before:
+        pass
+    with MemoryMonitor(interval_s=0.01) as monitor:
+        held = bytearray(b"x") * 200_000_000
+        monitor.sample()
+        del held
+    assert monitor.peak - before.peak > 150_000_000
+
+
+def test_errors_are_one_line_and_name_their_type_where_the_message_does_not_tell():
+    assert one_line(StorageFullError("no space left\nunder root")) == "no space left under root"
+    assert one_line(KeyError("red")) == "KeyError: 'red'"
+    assert one_line(ValueError()) == "ValueError: "
+
+
+def test_equal_data_is_equal_text():
+    assert stable_json({"b": 1, "a": (1, 2)}) == stable_json({"a": [1, 2], "b": 1}) == '{"a":[1,2],"b":1}'
