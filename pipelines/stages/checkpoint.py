@@ -122,8 +122,21 @@ def trained(config: Config) -> Checkpoint:
     Raises:
         ConfigError: when there is none.
     """
+    return load(Storage(config.root), _current(config)["path"])
+
+
+def current_digest(config: Config) -> str:
+    """Digest of the finished checkpoint, without reading it.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    return str(_current(config)["digest"])
+
+
+def _current(config: Config) -> dict[str, Any]:
     storage = Storage(config.root)
     if not storage.exists("checkpoints/current.json"):
         raise ConfigError(f"root: no trained model under {config.root}; run `aef train` first")
-    current = storage.read_json("checkpoints/current.json")
-    return load(storage, current["path"])
+    current: dict[str, Any] = storage.read_json("checkpoints/current.json")
+    return current

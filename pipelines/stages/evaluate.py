@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -22,17 +23,20 @@ from pipelines.evaluation.quality import Check, neighbour_check, pair_cosine, se
 from pipelines.evaluation.report import ChangeMap, EmbeddingMap, Panel, ReportData, StageRow, TruthMap, write_report
 from pipelines.evaluation.scores_io import Score, write_scores
 from pipelines.grid import RESOLUTION_M
-from pipelines.products import sample_points
+from pipelines.products import code_digest, committed_tiles, identity, sample_points
 from pipelines.shards import read_rows
 from pipelines.stages import checkpoint as checkpoints
+from pipelines.stages.ingest import current_shards
 from pipelines.stages.pictures import View, embedding_view, patchwork, raster_view, views_of
 from pipelines.stages.plan import Plan
-from pipelines.stages.probe_points import Place, computed_features, labelled_points, places_of
+from pipelines.stages.probe_points import Place, computed_features, label_files, labelled_points, places_of
 from pipelines.stages.session import StageResult, local_path, ray_session
 from pipelines.storage import Storage
 
 SCORES = "reports/scores.json"
 REPORT = "reports/report.html"
+EVALUATED = "reports/evaluated.json"
+"""What the scores and the report were made from."""
 EMBEDDING = "embedding"
 MAP_LABELS = 10
 MAX_VIEWS = 6
@@ -49,13 +53,19 @@ def run(config: Config) -> StageResult:
     if config.evaluate is None:
         raise ConfigError("evaluate: the configuration has no such section; it names the labels and the tasks")
     storage = Storage(config.root)
+    result = StageResult("evaluate", "tasks", planned=len(config.evaluate.tasks))
+    key = evaluation_identity(config)
+    if all(map(storage.exists, (EVALUATED, SCORES, REPORT))) and storage.read_json(EVALUATED)["identity"] == key:
+        result.skipped = result.planned
+        result.reasons = {"already scored with these tiles, labels and settings": result.planned}
+        result.details = storage.read_json(EVALUATED)["details"]
+        return result
     places = places_of(config)
     points = labelled_points(config, places)
     features: Features = {EMBEDDING: mapped_vectors(storage, points)}
     with ray_session(config):
         features |= computed_features(config, places, points)
     scores: list[Score] = []
-    result = StageResult("evaluate", "tasks", planned=len(config.evaluate.tasks))
     for task in config.evaluate.tasks:
         scores += task_scores(config, task, points, features)
         result.written += 1
@@ -63,7 +73,47 @@ def run(config: Config) -> StageResult:
     write_scores(local_path(storage, SCORES), scores)
     write_report(local_path(storage, REPORT), report_data(config, places, points, features[EMBEDDING], scores, checks))
     result.details = {"points": len(points), "scores": len(scores), "checks": {c.name: c.value for c in checks}}
+    storage.write_json(EVALUATED, {"identity": key, "details": result.details})
     return result
+
+
+def evaluation_identity(config: Config) -> str:
+    """Hash of everything that scores and report come from: tiles, shards, labels, model, settings, code."""
+    assert config.evaluate is not None
+    storage = Storage(config.root)
+    tiles = [(receipt["tile_id"], receipt["period"]["label"], receipt["data"]["sha256"]) for receipt in
+             committed_tiles(storage)]  # fmt: skip
+    truth = Path(config.evaluate.truth) if config.evaluate.truth else None
+    parameters = {
+        "evaluate": config.evaluate.model_dump(mode="json"),
+        "embed": config.embed.model_dump(include={"patch_px", "margin_px", "precision"}),
+        "sources": {name: config.source(name).band_names for name in config.sources},
+        "periods": config.periods,
+        "seed": config.seed,
+    }
+    return identity(
+        inputs={
+            "tiles": sorted(tiles),
+            "shards": current_shards(config, "train") + current_shards(config, "test"),
+            "labels": [(path, _file_digest(Path(path))) for path in label_files(config)],
+            "truth": sorted((file.name, file.stat().st_size) for file in truth.glob("*")) if truth else [],
+        },
+        parameters=parameters,
+        model_digest=checkpoints.current_digest(config),
+        code_digest=code_digest(
+            "aef_model",
+            "pipelines.evaluation",
+            "pipelines.stages.evaluate",
+            "pipelines.stages.probe_points",
+            "pipelines.stages.pictures",
+            "pipelines.stages.embedder",
+        ),
+    )
+
+
+def _file_digest(path: Path) -> str:
+    # A file that is missing is reported where the labels are read.
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def mapped_vectors(storage: Storage, points: pd.DataFrame) -> NDArray[np.float32]:

@@ -59,6 +59,12 @@ def places_of(config: Config) -> list[Place]:
     return places
 
 
+def label_files(config: Config) -> list[str]:
+    """The configured label tables, patterns filled in; a pattern that nothing fits stands for itself."""
+    assert config.evaluate is not None
+    return [path for pattern in config.evaluate.labels for path in sorted(glob(pattern)) or [pattern]]
+
+
 def labelled_points(config: Config, places: list[Place]) -> pd.DataFrame:
     """Labels that lie in a sequence of their year, with its index and pixel.
 
@@ -70,7 +76,7 @@ def labelled_points(config: Config, places: list[Place]) -> pd.DataFrame:
     """
     evaluate = config.evaluate
     assert evaluate is not None
-    files = [path for pattern in evaluate.labels for path in sorted(glob(pattern)) or [pattern]]
+    files = label_files(config)
     columns = LabelColumns(group=evaluate.group, year=evaluate.year)
     table = read_labels(files, columns)
     parts = []

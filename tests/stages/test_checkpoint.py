@@ -99,7 +99,7 @@ def test_the_newest_checkpoint_of_the_run_itself_is_found(whole, tmp_path):
 
 def test_another_format_and_a_missing_model_are_said_with_the_remedy(whole, tmp_path, monkeypatch):
     storage = Storage(tmp_path)
-    with pytest.raises(ConfigError, match="no trained model under .*; run `aef train` first"):
+    with pytest.raises(ConfigError, match=r"no trained model under .*; run `aef train` first"):
         checkpoints.trained(config(tmp_path))
     monkeypatch.setattr(checkpoints, "FORMAT", 99)
     checkpoints.save(storage, "checkpoints/x.pt", whole)

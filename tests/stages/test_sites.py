@@ -70,7 +70,7 @@ def test_the_test_area_is_apart_from_training_by_the_gap():
         assert box(*test_area).contains(site.window.footprint())
     geod = Geod(ellps="WGS84")
     for site in by_split["train"]:
-        west, south, east, north = site.window.footprint().bounds
+        _, south, east, north = site.window.footprint().bounds
         assert east < test_area[0]
         assert geod.inv(east, north, test_area[0], north)[2] > 1990
         assert geod.inv(east, south, test_area[0], south)[2] > 1990
