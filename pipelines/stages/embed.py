@@ -48,7 +48,7 @@ from pipelines.stages import checkpoint as checkpoints
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.embedder import Embedder, observation_counts
 from pipelines.stages.plan import Plan
-from pipelines.stages.session import Progress, StageResult, one_line, ray_session
+from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
 from pipelines.stages.signing import signers
 from pipelines.storage import Storage
 
@@ -113,7 +113,7 @@ class TileReader:
         try:
             window, provenance, facts = self.read(task)
         except Exception as error:  # the driver reports it and ends with a non-zero status
-            window, provenance, facts = b"", None, {"error": one_line(error)}
+            window, provenance, facts = b"", None, failed_row(error)
         return {
             "task": row["task"],
             "window": window,
@@ -162,7 +162,7 @@ class TileEmbedder:
             try:
                 outcome |= self.process(task, row["window"], pickle.loads(row["made_from"]), outcome)
             except Exception as error:  # the driver reports it and ends with a non-zero status
-                outcome["error"] = one_line(error)
+                outcome |= failed_row(error)
         return {"outcome": json.dumps(outcome)}
 
     def process(self, task: TileTask, window: bytes, provenance: Provenance, facts: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +215,7 @@ def run(config: Config) -> StageResult:
         )
         for index, row in enumerate(outcomes.iter_rows()):
             outcome = json.loads(row["outcome"])
+            stop_if_root_failed(outcome)
             if "error" in outcome:
                 result.failed += 1
                 reasons[outcome["error"]] += 1

@@ -28,7 +28,7 @@ from pipelines.sequence import Sequence
 from pipelines.shards import ShardInfo, open_shards, update_manifest, write_shard
 from pipelines.sources import Source
 from pipelines.stages.plan import Plan
-from pipelines.stages.session import Progress, StageResult, one_line, ray_session
+from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
 from pipelines.stages.signing import signers
 from pipelines.stages.sums import SequenceSums
 from pipelines.stages.texts import TextVectors, encode_planned_texts
@@ -105,7 +105,7 @@ class GroupReader:
         try:
             outcome = self.process(group)
         except Exception as error:  # the driver reports it and ends with a non-zero status
-            outcome = {"sites": len(group.sites), "error": one_line(error)}
+            outcome = {"sites": len(group.sites), **failed_row(error)}
         return {"outcome": json.dumps({"group": group.group_id, "seconds": time.monotonic() - start, **outcome})}
 
     def process(self, group: SiteGroup) -> dict[str, Any]:
@@ -202,6 +202,7 @@ def run(config: Config) -> StageResult:
         done = 0
         for row in dataset.iter_rows():
             outcome = json.loads(row["outcome"])
+            stop_if_root_failed(outcome)
             outcomes.append(outcome)
             done += outcome["sites"]
             progress(done, result.planned)

@@ -17,7 +17,7 @@ import psutil
 import ray
 
 from pipelines.config import Config, ConfigError
-from pipelines.storage import Storage
+from pipelines.storage import Storage, StorageError
 
 log = logging.getLogger("aef")
 
@@ -137,7 +137,9 @@ def ray_session(config: Config) -> Iterator[None]:
             ray.init(address=address, **common)
         else:
             cpus = config.ray.cpus or (os.cpu_count() or 1) + 2
+            # Without "local" Ray would join whatever cluster was last started on this machine by hand.
             ray.init(
+                address="local",
                 num_cpus=cpus,
                 object_store_memory=config.ray.object_store_mb * 2**20,
                 include_dashboard=False,
@@ -185,6 +187,21 @@ def local_path(storage: Storage, path: str) -> Path:
 def stable_json(value: Any) -> str:
     """Text of plain data that is equal for equal data."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def failed_row(error: Exception) -> dict[str, Any]:
+    """A task's error as a row of figures. A root that cannot be written ends the stage: more work would fail alike."""
+    return {"error": one_line(error), "ends_stage": isinstance(error, StorageError)}
+
+
+def stop_if_root_failed(outcome: dict[str, Any]) -> None:
+    """Raise on the driver what a task found wrong with the root.
+
+    Raises:
+        StorageError: as the task saw it.
+    """
+    if outcome.get("ends_stage"):
+        raise StorageError(outcome["error"])
 
 
 def one_line(error: BaseException) -> str:
