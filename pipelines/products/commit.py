@@ -143,7 +143,11 @@ def _problems(storage: Storage, receipt: dict[str, Any], zarr: bool) -> Iterator
         return
     if hashlib.sha256(data).hexdigest() != receipt["data"]["sha256"]:
         yield f"{path}: checksum differs from the receipt's"
-    codes, tags = read_codes(data)
+    try:
+        codes, tags = read_codes(data)
+    except OSError as error:
+        yield f"{path}: cannot be decoded ({' '.join(str(error).split())})"
+        return
     if tags.get("IDENTITY") != receipt["identity"]:
         yield f"{path}: is of identity {tags.get('IDENTITY')}, the receipt of {receipt['identity']}"
     valid = codes[0] != NODATA

@@ -1,0 +1,86 @@
+"""Killed workers and killed runs: the work goes on, nothing committed is lost or made twice."""
+
+import json
+
+import pytest
+
+from tests.stages.running import content, descendants, kill_driver, stamps, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+SHARDS = "shards/*/*.shard.parquet"
+TILES = "embeddings/v1/*/*/*.tiff"
+RECEIPTS = "embeddings/v1/*/*/*.receipt.json"
+
+
+def kill_one(process, title):
+    """SIGKILL one of the worker processes of a kind."""
+    victims = descendants(process.pid, title)
+    assert victims, f"no process called {title}: {[p.cmdline() for p in descendants(process.pid)]}"
+    victims[-1].kill()
+
+
+def row(aef, stage):
+    return json.loads((aef.root / "reports/summary.json").read_text())["stages"][stage]
+
+
+def test_training_goes_on_when_a_worker_is_killed_and_ends_at_the_same_weights(finished, continued):
+    whole, _ = finished
+    aef = continued("plan", "shards")
+    with aef.started("train") as process:
+        wait_until(lambda: any(aef.root.glob("checkpoints/*/step_00000008.pt")), process)
+        kill_one(process, "RayTrainWorker")
+        _out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert row(aef, "train")["written"] == 24 and row(aef, "train")["failed"] == 0
+    ends = [json.loads((root / "checkpoints/current.json").read_text()) for root in (aef.root, whole.root)]
+    assert ends[0] == ends[1]
+
+
+def test_embedding_goes_on_when_a_worker_is_killed_and_makes_the_same_tiles(finished, continued):
+    whole, _ = finished
+    aef = continued("plan", "shards", "checkpoints")
+    with aef.started("embed") as process:
+        wait_until(lambda: len(list(aef.root.glob(RECEIPTS))) >= 2, process)
+        kill_one(process, "TileEmbedder")
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err + out
+    assert row(aef, "embed")["failed"] == 0
+    assert content(aef.root, TILES) == content(whole.root, TILES)
+    assert aef.run("verify").status == 0
+
+
+def test_a_killed_run_continues_where_it_was(finished, continued):
+    whole, _ = finished
+    aef = continued("plan")
+    with aef.started("ingest", "ingest.workers=1") as process:
+        wait_until(lambda: len(list(aef.root.glob("shards/*/*_*.json"))) >= 2, process)
+        kill_driver(process)
+    kept = stamps(aef.root, SHARDS)
+    groups = list(aef.root.glob("shards/*/*_*.json"))
+    assert 0 < len(groups) < len(list(whole.root.glob("shards/*/*_*.json")))
+    done = aef.run("ingest")
+    assert done.status == 0, done.err
+    assert row(aef, "ingest")["skipped"] > 0 and row(aef, "ingest")["written"] > 0
+    committed = {shard["path"] for group in groups for shard in json.loads(group.read_text())["shards"]}
+    after = stamps(aef.root, SHARDS)
+    assert committed and all(after[path] == kept[path] for path in committed)
+    for pattern in (SHARDS, "shards/statistics.json", "shards/current.json", "shards/*/*.json"):
+        assert content(aef.root, pattern) == content(whole.root, pattern), pattern
+
+
+def test_a_killed_mapping_continues_where_it_was(finished, continued):
+    whole, _ = finished
+    aef = continued("plan", "shards", "checkpoints")
+    with aef.started("embed") as process:
+        wait_until(lambda: len(list(aef.root.glob(RECEIPTS))) >= 3, process)
+        kill_driver(process)
+    kept = stamps(aef.root, RECEIPTS)
+    assert 3 <= len(kept) < len(list(whole.root.glob(RECEIPTS)))
+    done = aef.run("embed")
+    assert done.status == 0, done.err
+    assert row(aef, "embed")["skipped"] == len(kept)
+    assert row(aef, "embed")["written"] == row(aef, "embed")["planned"] - len(kept)
+    after = stamps(aef.root, RECEIPTS)
+    assert all(after[path] == stamp for path, stamp in kept.items())
+    assert content(aef.root, TILES) == content(whole.root, TILES)
+    assert aef.run("verify").status == 0

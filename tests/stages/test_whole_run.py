@@ -1,0 +1,122 @@
+"""The whole chain on the smallest synthetic Earth: what it leaves behind, and that it does nothing twice."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from tests.stages.running import content, stamps
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+STAGES = ["sandbox", "plan", "ingest", "train", "embed", "evaluate"]
+
+
+@pytest.fixture(scope="module")
+def again(finished):
+    """The same command a second time: its books before and after, and what it wrote."""
+    aef, _ = finished
+    patterns = ("plan/**/*", "shards/**/*.parquet", "checkpoints/**/*.pt", "embeddings/**/*.tiff", "reports/s*.json")
+    first = {name: json.loads((aef.root / f"reports/{name}.json").read_text()) for name in ("summary", "scores")}
+    before = [stamps(aef.root, pattern) for pattern in patterns[:4]], content(aef.root, "reports/scores.json")
+    done = aef.run("run")
+    after = [stamps(aef.root, pattern) for pattern in patterns[:4]], content(aef.root, "reports/scores.json")
+    return first, done, before, after
+
+
+def test_every_stage_says_what_it_did(finished, again):
+    _, done = finished
+    stages = again[0]["summary"]["stages"]
+    assert sorted(stages) == sorted(STAGES)
+    for name, row in stages.items():
+        assert row["planned"] == row["written"] + row["skipped"] + row["failed"] > 0, name
+        assert row["failed"] == 0 and row["written"] > 0, name
+        assert row["seconds"] >= 0 and 50 * 2**20 < row["peak_memory_bytes"] < 8 * 2**30, name
+        assert row["unit"] and isinstance(row["reasons"], dict)
+        assert f"== {name}\n" in done.out
+        assert re.search(rf"^{name}: {row['written']} {row['unit']} written", done.out, re.M)
+    for name in ("ingest", "train", "embed", "evaluate"):
+        assert re.search(rf"^\[{name}\] [\d.]+/[\d.]+ .*/s, \d+ s left", done.out, re.M), name
+    assert re.search(r"^Report: .*report\.html$", done.out, re.M)
+
+
+def test_scores_have_every_column_and_every_feature_set_beside_the_embedding(again):
+    scores = again[0]["scores"]
+    columns = {"task", "split", "shots", "head", "features", "metric", "mean", "low", "high", "n"}
+    for row in scores:
+        assert columns <= row.keys()
+        assert row["low"] <= row["mean"] <= row["high"] and row["n"] > 0
+    assert {row["task"] for row in scores} >= {"land_cover", "crop_type", "canopy_height", "change"}
+    baselines = {"seasonal_composite", "annual_composite", "harmonics", "random_conv", "xy", "xyz"}
+    for task in ("land_cover", "crop_type", "canopy_height"):
+        rows = [row for row in scores if row["task"] == task]
+        assert {row["features"] for row in rows} >= {"embedding", "untrained"} | baselines
+        main = "r2" if task == "canopy_height" else "balanced_accuracy"
+        counted = Counter(row["features"] for row in rows if row["metric"] == main)
+        assert {counted[name] for name in baselines} == {counted["embedding"]}  # the same rows for all of them
+    assert {row["shots"] for row in scores} >= {1, 10, "max"}
+    assert {row["head"] for row in scores} >= {"knn1", "knn3"}
+
+
+def test_the_report_is_one_file_with_everything_in_it(finished, again):
+    aef, _ = finished
+    page = (aef.root / "reports/report.html").read_text()
+    references = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)["']|url\(([^)]*)\)""", page)
+    for one, other in references:
+        assert (one or other).strip("'\"").startswith(("data:", "#")), one or other
+    assert "<script src" not in page and "@import" not in page
+    assert page.count("data:image/png;base64,") >= 6
+    for words in ("Land cover", "embedding", "harmonics", "untrained"):
+        assert words in page
+
+
+def test_the_model_has_learnt_something_and_the_map_covers_the_plan(finished, again):
+    aef, _ = finished
+    train = again[0]["summary"]["stages"]["train"]["details"]
+    assert train["last_loss"] < train["first_loss"]
+    plan = json.loads((aef.root / "plan/plan.json").read_text())["counts"]
+    tiles = [path for path in content(aef.root, "embeddings/v1/*/*/*.tiff") if not path.endswith("_counts.tiff")]
+    assert len(tiles) == plan["tiles"]
+    assert {path.split("/")[2] for path in tiles} == {"2021", "2022"}
+    assert {path.split("/")[3] for path in tiles} == {"31N", "32N"}
+    shards = json.loads((aef.root / "shards/current.json").read_text())["shards"]
+    assert set(shards) == set(content(aef.root, "shards/*/*.shard.parquet"))
+
+
+def test_a_second_run_writes_nothing_and_says_so(finished, again):
+    aef, _ = finished
+    _, done, before, after = again
+    assert done.status == 0, done.err
+    assert before == after
+    stages = json.loads((aef.root / "reports/summary.json").read_text())["stages"]
+    for name in STAGES:
+        row = stages[name]
+        assert (row["written"], row["failed"]) == (0, 0) and row["skipped"] == row["planned"] > 0, name
+        assert re.search(rf"^{name}: 0 {row['unit']} written, {row['skipped']} already done", done.out, re.M)
+
+
+def test_status_and_verify_agree_with_what_is_there(finished, again):
+    aef, _ = finished
+    plan = json.loads((aef.root / "plan/plan.json").read_text())["counts"]
+    status = aef.run("status")
+    assert status.status == 0
+    assert f"ingest: {plan['sequences']} of {plan['sequences']} planned sequences read" in status.out
+    assert "train: step 24 of 24" in status.out
+    assert f"embed: {plan['tiles']} of {plan['tiles']} tiles committed" in status.out
+    verify = aef.run("verify")
+    assert verify.status == 0 and verify.out.endswith("0 problems\n")
+    view = aef.run("view")
+    assert view.status == 0 and "not there yet" not in view.out
+
+
+def test_verify_finds_a_tile_that_was_changed(continued):
+    aef = continued("embeddings", "plan")
+    tile = next(path for path in sorted(aef.root.glob("embeddings/v1/*/*/*.tiff")) if "_counts" not in path.name)
+    data = bytearray(tile.read_bytes())
+    data[-1] ^= 1
+    tile.write_bytes(data)
+    verify = aef.run("verify")
+    assert verify.status == 1
+    lines = verify.out.splitlines()
+    assert all(tile.name in line for line in lines[1:-1])  # and of no other tile
+    assert "checksum differs" in verify.out and lines[-1] == f"{len(lines) - 2} problems"

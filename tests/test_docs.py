@@ -1,0 +1,81 @@
+"""What the README says to type exists, and what it points to is there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import _parser, main
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text()
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+COMMANDS = set(_parser()._subparsers._group_actions[0].choices)
+
+
+def fenced(text):
+    return [line for block in re.findall(r"```\w*\n(.*?)```", text, re.S) for line in block.splitlines()]
+
+
+def test_every_command_in_the_readme_exists_with_its_options(capsys):
+    named = set()
+    for line in fenced(README):
+        if not re.match(r"aef\s", line):
+            continue
+        words = re.split(r"\s{2,}|#", line.removeprefix("aef").strip())
+        command = words[0] + " " + (words[1] if words[1:] and words[1].startswith("-") else "")
+        for alternative in command.split("|"):
+            name = alternative.split()[0]
+            if name in ("serve",):  # aef sandbox build | serve
+                continue
+            assert name in COMMANDS, line
+            named.add(name)
+            with pytest.raises(SystemExit):
+                main([name, "--help"])
+            usage = capsys.readouterr().out
+            for option in re.findall(r"--[a-z][a-z-]*", alternative):
+                assert option in usage, line
+    assert named == COMMANDS
+
+
+def test_every_make_target_in_the_readme_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.M))
+    wanted = {line.split()[1] for line in fenced(README) if line.startswith("make ")}
+    assert {"run", "test"} <= wanted <= targets
+
+
+def test_the_configurations_in_the_readme_are_those_there_are():
+    named = set(re.findall(r"^\| `configs/(\w+)\.yaml`", README, re.M))
+    assert named == {path.stem for path in (PROJECT / "configs").glob("*.yaml")}
+    for name in set(re.findall(r"configs/(\w+)\.yaml", README)) - {"my_region"}:
+        assert (PROJECT / f"configs/{name}.yaml").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_links_and_named_folders_lead_somewhere(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: link to {target}"
+    for folder in re.findall(r"`((?:pipelines|aef_model|cluster|configs|tests|docs)/[\w/.]*)`", text):
+        assert (PROJECT / folder).exists(), f"{page.name}: {folder}"
+
+
+def test_help_is_quick_and_needs_neither_ray_nor_torch():
+    script = "import sys; from pipelines.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    script += "sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for command in COMMANDS:
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_each_commands_help_says_what_it_does_and_each_option_what_it_is_for(command, capsys):
+    parser = _parser()._subparsers._group_actions[0].choices[command]
+    assert len(parser.description.split()) > 5
+    for action in parser._actions:
+        if action.option_strings:
+            assert action.help, f"aef {command} {action.option_strings[0]}"
