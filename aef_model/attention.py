@@ -12,7 +12,9 @@ from torch.nn import functional as F
 Form = Literal["auto", "matmul", "fused"]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None, form: Form = "auto") -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None, form: Form = "auto", bias: Tensor | None = None
+) -> Tensor:
     """Softmax attention.
 
     ``auto`` takes the plain form on a CPU, where the backward pass of the fused kernel was the largest single cost for
@@ -25,20 +27,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None, form: Fo
         keys: boolean, broadcastable to ``(..., heads, queries, keys)``; False keys are attended to by nobody. Where no
             key at all is True the result is finite and meaningless.
         form: "auto", "matmul" or "fused".
+        bias: ``(heads, queries, keys)``, added to the logits; not together with ``keys``.
 
     Returns:
         ``(..., heads, tokens, depth)``.
     """
+    assert keys is None or bias is None
     if keys is not None:
         keys = keys | ~keys.any(dim=-1, keepdim=True)
     if form == "fused" or (form == "auto" and q.device.type != "cpu"):
         lead = q.shape[:-3]
-        mask = None
+        mask = None if bias is None else bias.to(q.dtype)
         if keys is not None:
             mask = keys.expand(*lead, *keys.shape[-3:]).flatten(0, -4) if len(lead) else keys
         fused = F.scaled_dot_product_attention(q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), attn_mask=mask)
         return fused.unflatten(0, lead)
     logits = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
+    if bias is not None:
+        logits = logits + bias
     if keys is not None:
         logits = logits.masked_fill(~keys, float("-inf"))
     return torch.softmax(logits, dim=-1).to(v.dtype) @ v
@@ -63,3 +69,10 @@ def rotate_2d(x: Tensor, rows: int, cols: int) -> Tensor:
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+def cell_distances(rows: int, cols: int, device: torch.device) -> Tensor:
+    """``(rows * cols, rows * cols)`` Euclidean distances between the cells of a grid, in cells."""
+    row = torch.arange(rows, device=device, dtype=torch.float32).repeat_interleave(cols)
+    col = torch.arange(cols, device=device, dtype=torch.float32).repeat(rows)
+    return torch.hypot(row[:, None] - row, col[:, None] - col)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aef_model.attention import attend, rotate_2d
+from aef_model.attention import attend, cell_distances, rotate_2d
 from aef_model.config import ModelConfig
 from aef_model.exchange import Exchange, Grids
 from aef_model.init import RESIDUAL_GAIN, keep_variance
@@ -55,7 +56,13 @@ class Mlp(nn.Module):
 
 
 class SpaceOperator(nn.Module):
-    """Self-attention within each frame on the L/16 grid, with rotary position."""
+    """Self-attention within each frame on the L/16 grid, with rotary position and a learned reach for each head.
+
+    Logits fall with the distance between cells, at first by ``FIRST_SLOPES`` a cell. Training crops have fewer cells than
+    the patches of a map, down to a single one; without the fall a cell would suddenly be averaged with all of a patch.
+    """
+
+    FIRST_SLOPES = (2.0, 6.0)
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -65,13 +72,15 @@ class SpaceOperator(nn.Module):
         self.qkv = keep_variance(nn.Linear(dim, 3 * dim), 0.7)
         self.out = keep_variance(nn.Linear(dim, dim), RESIDUAL_GAIN)
         self.mlp = Mlp(dim, int(dim * cfg.mlp_ratio))
+        self.log_slope = nn.Parameter(torch.linspace(*self.FIRST_SLOPES, cfg.space_heads).log())
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """``(M, h, w, C)`` to the same."""
         frames, rows, cols, dim = x.shape
+        bias = -self.log_slope.exp()[:, None, None] * cell_distances(rows, cols, x.device)
         qkv = self.qkv(self.norm(x, code)).view(frames, rows * cols, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (M, heads, h*w, depth)
-        mixed = attend(rotate_2d(q, rows, cols), rotate_2d(k, rows, cols), v, form=self.form)
+        mixed = attend(rotate_2d(q, rows, cols), rotate_2d(k, rows, cols), v, form=self.form, bias=bias)
         x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
         return x + self.mlp(x)
 

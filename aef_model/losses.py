@@ -28,9 +28,10 @@ def mean_error(prediction: Tensor, values: Tensor, weight: Tensor) -> Tensor:
 def shift_invariant_error(prediction: Tensor, values: Tensor, weight: Tensor, shift_px: int) -> Tensor:
     """Mean absolute error after moving each sequence's target by the planar shift that fits best.
 
-    The inner ``H - 2 shift`` by ``W - 2 shift`` pixels of the prediction are compared with the target moved by up to
-    ``shift_px`` on each axis: every shift sees the same prediction. A shift must keep half of the weight of the
-    best-covered one, else a few lucky pixels would win. The shift is chosen without gradient.
+    The shift is chosen, without gradient, on the inner ``H - 2 shift`` by ``W - 2 shift`` pixels of the prediction, so
+    that every shift sees the same ones; it must keep half of the weight of the best-covered one, else a few lucky
+    pixels would win. The error is then that of all pixels that the moved target reaches: in a small crop the inner
+    part alone would leave out half of what was measured.
 
     Args:
         prediction: ``(B, C, H, W)``, as are the others.
@@ -56,12 +57,15 @@ def shift_invariant_error(prediction: Tensor, values: Tensor, weight: Tensor, sh
         score = error / amount.clamp_min(1e-6)
         score = score.masked_fill(amount < 0.5 * amount.max(dim=0).values, float("inf"))
         best = score.argmin(dim=0)  # (B,)
-        row = (best // len(offsets))[:, None] + torch.arange(height, device=best.device)
-        col = (best % len(offsets))[:, None] + torch.arange(width, device=best.device)
+        # The chosen shift holds for the whole patch: the border counts wherever the moved target reaches it.
+        row = (best // len(offsets) - shift_px)[:, None] + torch.arange(rows, device=best.device)
+        col = (best % len(offsets) - shift_px)[:, None] + torch.arange(cols, device=best.device)
+        inside = ((row >= 0) & (row < rows))[:, None, :, None] & ((col >= 0) & (col < cols))[:, None, None, :]
+        row, col = row.clamp(0, rows - 1)[:, :, None], col.clamp(0, cols - 1)[:, None, :]
         sequence = torch.arange(best.shape[0], device=best.device)[:, None, None]
-        moved = values.movedim(1, -1)[sequence, row[:, :, None], col[:, None, :]].movedim(-1, 1)
-        moved_weight = weight.movedim(1, -1)[sequence, row[:, :, None], col[:, None, :]].movedim(-1, 1)
-    return mean_error(inner, moved, moved_weight)
+        moved = values.movedim(1, -1)[sequence, row, col].movedim(-1, 1)
+        moved_weight = weight.movedim(1, -1)[sequence, row, col].movedim(-1, 1) * inside
+    return mean_error(prediction, moved, moved_weight)
 
 
 def random_phase(cell_px: int, device: torch.device, generator: torch.Generator | None) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -125,6 +126,7 @@ class SourceConfig(_Part):
     classes: dict[int, str] = Field(
         default_factory=dict, description="land cover: legend of the map (default: ESA WorldCover)"
     )
+    loss_weight: float | None = Field(None, ge=0, description="weight of its reconstruction (default: the paper's)")
     required: bool = Field(True, description="stop when the catalog has no scene of it in the area")
 
 
@@ -166,6 +168,9 @@ class TrainConfig(_Part):
     batch: int = Field(16, ge=2, description="sequences a step over all workers")
     crop_px: int = Field(32, ge=16, multiple_of=16)
     steps_per_draw: int = Field(4, ge=1, description="crops taken from a decoded sequence, one a step")
+    same_period: bool = Field(
+        False, description="each batch is of one support period, so that uniformity compares places and never years"
+    )
     max_frames: dict[str, int] = Field(default_factory=lambda: {"sentinel2": 65, "sentinel1": 17, "landsat": 21})
     shared_periods: bool = Field(True, description="imaging targets share one valid period, the others a second")
     whole_period: float = Field(0.75, ge=0, le=1, description="probability that a valid period is the support period")
@@ -295,8 +300,8 @@ class Config(_Part):
         if part.classes:
             if found.kind is not Kind.CLASSES:
                 raise ValueError(f"sources.{name}.classes: {name} is not a map of classes")
-            return with_classes(part.classes)
-        return found
+            found = with_classes(part.classes)
+        return found if part.loss_weight is None else replace(found, loss_weight=part.loss_weight)
 
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")

@@ -14,6 +14,7 @@ from math import ceil
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 
 from pipelines.config import Config
@@ -29,12 +30,12 @@ class Feed:
 
     Args:
         config: training settings, seed, root.
-        rows: addresses of all training sequences.
+        pools: addresses of all training sequences; chunks take them from the pools in turn.
         rank, world: of this worker.
     """
 
-    def __init__(self, config: Config, rows: list[Row], rank: int, world: int) -> None:
-        self.config, self.rows, self.rank, self.world = config, rows, rank, world
+    def __init__(self, config: Config, pools: list[list[Row]], rank: int, world: int) -> None:
+        self.config, self.pools, self.rank, self.world = config, pools, rank, world
 
     def batches(self, first_step: int) -> Iterator[RawBatch]:
         """Batches of the steps from ``first_step`` to the end of the run."""
@@ -45,7 +46,7 @@ class Feed:
         context.execution_options.preserve_order = True
         items = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=max(len(chunks), 1))
         dataset = items.map_batches(
-            ChunkMaker(self.config, self.rows, self.rank, self.world),
+            ChunkMaker(self.config, self.pools, self.rank, self.world),
             batch_size=1,
             num_cpus=1,
             compute=ray.data.TaskPoolStrategy(size=train.data_workers),
@@ -57,14 +58,27 @@ class Feed:
 class ChunkMaker:
     """Decodes one chunk's sequences and cuts its batches, inside a Ray Data task."""
 
-    def __init__(self, config: Config, rows: list[Row], rank: int, world: int) -> None:
-        self.config, self.rows, self.rank, self.world = config, rows, rank, world
+    def __init__(self, config: Config, pools: list[list[Row]], rank: int, world: int) -> None:
+        self.config, self.pools, self.rank, self.world = config, pools, rank, world
+        self.epochs: dict[tuple[int, int], list[Row]] = {}
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
         """Yields one row a step."""
         (chunk,) = batch["chunk"]
         for raw in self.make(int(chunk)):
             yield {"batch": [pickle.dumps(raw, protocol=5)]}
+
+    def address(self, chunk: int, position: int) -> Row:
+        """The sequence at a position of a chunk: pools in turn, each an endless stream of shuffled epochs."""
+        turn, which = divmod(chunk, len(self.pools))
+        pool = self.pools[which]
+        epoch, offset = divmod(turn * self.config.train.batch + position, len(pool))
+        key = (which, epoch)
+        if key not in self.epochs:
+            if len(self.epochs) >= 2 * len(self.pools):
+                self.epochs.clear()
+            self.epochs[key] = shuffled_rows(pool, self.config.seed, epoch)
+        return self.epochs[key][offset]
 
     def make(self, chunk: int) -> Iterator[RawBatch]:
         """The batches of one chunk for this rank."""
@@ -74,7 +88,7 @@ class ChunkMaker:
         samples = []
         for position in positions:
             rng = np.random.default_rng([config.seed, chunk, position])
-            row = stream_row(self.rows, config.seed, chunk * config.train.batch + position)
+            row = self.address(chunk, position)
             drawn: list[Drawn] = []
 
             def choose(head: Any, rng: np.random.Generator = rng, drawn: list[Drawn] = drawn) -> dict[str, Any]:
@@ -87,19 +101,10 @@ class ChunkMaker:
             yield collate(samples, sources, config.train)
 
 
-def stream_row(rows: list[Row], seed: int, index: int) -> Row:
-    """The sequence at a position of the endless stream of shuffled epochs."""
-    epoch, offset = divmod(index, len(rows))
-    return _epoch(tuple(rows), seed, epoch)[offset]
-
-
-_EPOCHS: dict[tuple[int, int, int], list[Row]] = {}
-
-
-def _epoch(rows: tuple[Row, ...], seed: int, epoch: int) -> list[Row]:
-    key = (hash(rows), seed, epoch)
-    if key not in _EPOCHS:
-        if len(_EPOCHS) >= 2:
-            _EPOCHS.clear()
-        _EPOCHS[key] = shuffled_rows(rows, seed, epoch)
-    return _EPOCHS[key]
+def pools_of(table: pa.Table, same_period: bool) -> list[list[Row]]:
+    """Addresses of the sequences of a shard set's metadata: all in one pool, or one pool a support period."""
+    starts = table["start_ms"].to_pylist()
+    rows = list(zip(table["path"].to_pylist(), table["row"].to_pylist(), strict=True))
+    if not same_period:
+        return [rows]
+    return [[row for row, its in zip(rows, starts, strict=True) if its == start] for start in sorted(set(starts))]

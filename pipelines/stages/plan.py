@@ -23,6 +23,7 @@ from shapely.geometry.base import BaseGeometry
 from pipelines.catalogs import Catalog, open_catalog
 from pipelines.config import Area, Config, ConfigError
 from pipelines.grid import Period, Site, Tile, Window, tiles_covering
+from pipelines.products.identity import code_digest
 from pipelines.scenes import Scene, frame_to_scenes, scenes_to_frame
 from pipelines.sources import source
 from pipelines.sources.base import Kind
@@ -102,6 +103,7 @@ def plan_identity(config: Config, area: BaseGeometry) -> str:
         "sources": {name: part.model_dump() for name, part in config.sources.items()},
         "plan": config.plan.model_dump(),
         "seed": config.seed,
+        "code": code_digest("pipelines.stages.sites", "pipelines.catalogs"),
     }
     return hashlib.sha256(stable_json(parts).encode()).hexdigest()[:16]
 

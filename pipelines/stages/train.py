@@ -35,7 +35,7 @@ from pipelines.sources.statistics import Statistics
 from pipelines.stages import checkpoint as checkpoints
 from pipelines.stages.batches import to_batch
 from pipelines.stages.checkpoint import Checkpoint
-from pipelines.stages.feed import Feed
+from pipelines.stages.feed import Feed, pools_of
 from pipelines.stages.ingest import STATISTICS, current_shards
 from pipelines.stages.modelling import model_config
 from pipelines.stages.session import Progress, StageResult, one_line, ray_session
@@ -93,7 +93,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
         optimizer.load_state_dict(found.optimizer)
     step = found.step if found is not None else 0
     history = list(found.history) if found is not None else []
-    feed = Feed(config, arguments["rows"], rank, world)
+    feed = Feed(config, arguments["pools"], rank, world)
     # Noise and dropped frames differ between ranks and steps, and are the same in a resumed run.
     generator = torch.Generator(device=device)
     start, first = time.monotonic(), step
@@ -192,11 +192,11 @@ def run(config: Config) -> StageResult:
     if before:
         print(f"[train] step {before} of {config.train.steps} is on storage; going on from there")
     if before < config.train.steps:
-        rows = open_shards(storage, paths).rows()
-        if len(rows) < 2:
-            raise ConfigError(f"plan.sites: {len(rows)} training sequence; at least 2 are needed")
+        pools = pools_of(open_shards(storage, paths).metadata(), config.train.same_period)
+        if min(len(pool) for pool in pools) < 2:
+            raise ConfigError("plan.sites: fewer than 2 training sequences (in a period); widen the area or raise it")
         with ray_session(config):
-            error = _fit(config, run_id, rows)
+            error = _fit(config, run_id, pools)
         steps = checkpoints.steps_on_storage(storage, run_id)
         if error is not None:
             reached = steps[-1] if steps else 0
@@ -254,13 +254,13 @@ def shown_progress(board: ActorHandle, steps: int) -> Iterator[None]:
         thread.join()
 
 
-def _fit(config: Config, run_id: str, rows: list[Row]) -> BaseException | None:
+def _fit(config: Config, run_id: str, pools: list[list[Row]]) -> BaseException | None:
     train = config.train
     board = Board.remote()  # type: ignore[attr-defined]  # ray.remote with arguments is annotated to return the class
     with tempfile.TemporaryDirectory(prefix="aef_train_") as scratch, shown_progress(board, train.steps):
         trainer = TorchTrainer(
             train_loop,
-            train_loop_config={"config": config, "identity": run_id, "rows": rows, "board": board},
+            train_loop_config={"config": config, "identity": run_id, "pools": pools, "board": board},
             scaling_config=ScalingConfig(
                 num_workers=train.workers,
                 use_gpu=train.use_gpu,

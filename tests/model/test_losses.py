@@ -36,10 +36,16 @@ def naive_shift_invariant(prediction, values, weight, shift):
                             if w > 0:
                                 error += w * abs(prediction[b, c, y, x] - values[b, c, y + dy, x + dx])
                                 known += w
-                tried.append((error, known))
-        most = max(known for _, known in tried)
-        error, known = min((t for t in tried if t[1] >= most / 2), key=lambda t: t[0] / t[1])
-        total, amount = total + error, amount + known
+                tried.append((error, known, dy, dx))
+        most = max(known for _, known, _, _ in tried)
+        *_, dy, dx = min((t for t in tried if t[1] >= most / 2), key=lambda t: t[0] / t[1])
+        for c in range(bands):
+            for y in range(max(0, -dy), min(rows, rows - dy)):
+                for x in range(max(0, -dx), min(cols, cols - dx)):
+                    w = weight[b, c, y + dy, x + dx]
+                    if w > 0:
+                        total += w * abs(prediction[b, c, y, x] - values[b, c, y + dy, x + dx])
+                        amount += w
     return total / amount
 
 

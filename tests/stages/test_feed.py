@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.shards import open_shards, write_shard
-from pipelines.stages.feed import ChunkMaker, stream_row
+from pipelines.stages.feed import ChunkMaker, pools_of
 from pipelines.storage import Storage
 from tests.stages.worlds import config, sequence
 
@@ -27,7 +27,7 @@ def shards(tmp_path_factory):
             for index in range(3 * shard, 3 * shard + 3)
         ]
         write_shard(storage, f"shards/train/part{shard}.shard.parquet", parts, {}, code_digest="c")
-    return configured, open_shards(storage, "shards").rows()
+    return configured, open_shards(storage, "shards").metadata()
 
 
 def share(value, index):
@@ -49,19 +49,39 @@ def share(value, index):
     return value.site[index], inputs, targets, text, periods
 
 
+def stream(configured, pools, count, seed=5):
+    maker = ChunkMaker(configured.model_copy(update={"seed": seed}), pools, 0, 1)
+    size = configured.train.batch
+    return [maker.address(*divmod(index, size)) for index in range(count)]
+
+
 def test_every_epoch_takes_each_sequence_once_in_an_order_of_its_own(shards):
-    _, rows = shards
-    epochs = [[stream_row(rows, 5, epoch * SEQUENCES + index) for index in range(SEQUENCES)] for epoch in range(4)]
+    configured, table = shards
+    pools = pools_of(table, same_period=False)
+    addresses = stream(configured, pools, 4 * SEQUENCES)
+    epochs = [addresses[start : start + SEQUENCES] for start in range(0, len(addresses), SEQUENCES)]
     for epoch in epochs:
-        assert Counter(epoch) == Counter(rows)
+        assert Counter(epoch) == Counter(pools[0])
     assert len({tuple(epoch) for epoch in epochs}) > 1
-    assert [stream_row(rows[::-1], 5, index) for index in range(SEQUENCES)] == epochs[0]
-    assert [stream_row(rows, 6, index) for index in range(SEQUENCES)] != epochs[0]
+    assert stream(configured, [pools[0][::-1]], SEQUENCES) == epochs[0]
+    assert stream(configured, pools, SEQUENCES, seed=6) != epochs[0]
+
+
+def test_batches_of_one_period_take_the_periods_in_turn(shards):
+    configured, table = shards
+    starts = [0, 1] * (SEQUENCES // 2)
+    pools = pools_of(table.set_column(table.column_names.index("start_ms"), "start_ms", [starts]), same_period=True)
+    assert [len(pool) for pool in pools] == [SEQUENCES // 2] * 2 and not set(pools[0]) & set(pools[1])
+    size = configured.train.batch
+    addresses = stream(configured, pools, 4 * size)
+    for chunk in range(4):
+        assert set(addresses[chunk * size : (chunk + 1) * size]) <= set(pools[chunk % 2])
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_workers_of_any_number_train_on_the_same_samples(shards, world):
-    configured, rows = shards
+    configured, table = shards
+    rows = pools_of(table, same_period=False)
     size = configured.train.batch
     for chunk in range(3):
         whole = list(ChunkMaker(configured, rows, 0, 1).make(chunk))
@@ -75,7 +95,8 @@ def test_workers_of_any_number_train_on_the_same_samples(shards, world):
 
 
 def test_steps_of_a_chunk_show_other_places_of_the_same_sequences(shards):
-    configured, rows = shards
+    configured, table = shards
+    rows = pools_of(table, same_period=False)
     first, second = ChunkMaker(configured, rows, 0, 1).make(0)
     assert (first.site == second.site).all()
     assert (first.inputs["sentinel2"].time_ms == second.inputs["sentinel2"].time_ms).all()
@@ -83,7 +104,8 @@ def test_steps_of_a_chunk_show_other_places_of_the_same_sequences(shards):
 
 
 def test_chunks_and_seeds_differ_and_a_chunk_made_again_is_the_same(shards):
-    configured, rows = shards
+    configured, table = shards
+    rows = pools_of(table, same_period=False)
 
     def made(chunk, settings=configured):
         (batch, _) = ChunkMaker(settings, rows, 0, 1).make(chunk)
