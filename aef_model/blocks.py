@@ -56,10 +56,10 @@ class Mlp(nn.Module):
 
 
 class SpaceOperator(nn.Module):
-    """Self-attention within each frame on the L/16 grid, with rotary position and a learned reach for each head.
+    """Self-attention within each frame on the L/16 grid: rotary position, and a learned reach for each head.
 
-    Logits fall with the distance between cells, at first by ``FIRST_SLOPES`` a cell. Training crops have fewer cells than
-    the patches of a map, down to a single one; without the fall a cell would suddenly be averaged with all of a patch.
+    Logits fall with the distance between cells, at first by ``FIRST_SLOPES`` a cell. Training crops have fewer cells
+    than the patches of a map, down to one; without the fall a cell would suddenly be averaged with all of a patch.
     """
 
     FIRST_SLOPES = (2.0, 6.0)

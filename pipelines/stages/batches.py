@@ -308,7 +308,8 @@ def to_batch(raw: RawBatch, sources: Mapping[str, Source], statistics: Statistic
     """Move a batch to a device in its native types and normalise it there."""
 
     def move(array: NDArray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+        # Arrays from the object store are read-only, which torch cannot express.
+        return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device, non_blocking=True)
 
     frames = FrameSequence({}, {}, {})
     for name, part in raw.inputs.items():

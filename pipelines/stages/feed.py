@@ -1,13 +1,13 @@
-"""What one rank trains on: its share of every global batch, made by Ray Data tasks ahead of the optimiser.
+"""What one rank trains on: its share of every global batch, made by Ray tasks ahead of the optimiser.
 
 Position p of chunk c of the global stream is a fixed sequence of a fixed epoch's shuffle, and everything drawn for it
-(frames, periods, crops) comes from (seed, c, p): a rank of any world size takes its positions and gets the same
-samples. A chunk is as many steps as crops are taken from one decoded sequence.
+(frames, periods, crops) comes from (seed, c, p): a rank of any world size takes its positions and gets the same samples.
+A chunk is as many steps as crops are taken from one decoded sequence.
 """
 
 from __future__ import annotations
 
-import pickle
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from math import ceil
@@ -21,12 +21,14 @@ from pipelines.config import Config
 from pipelines.shards import read_rows
 from pipelines.shards.reader import Row, shuffled_rows
 from pipelines.stages.batches import Drawn, RawBatch, collate, draw_for
-from pipelines.stages.session import quiet_ray_data
 from pipelines.storage import Storage
 
 
 class Feed:
     """Batches of one rank.
+
+    Plain tasks, a few chunks ahead: a Ray Data pipeline driven from the training process shares its interpreter, and its
+    scheduling loop took more of a core than the optimiser (docs/decisions.md).
 
     Args:
         config: training settings, seed, root.
@@ -35,38 +37,39 @@ class Feed:
     """
 
     def __init__(self, config: Config, pools: list[list[Row]], rank: int, world: int) -> None:
-        self.config, self.pools, self.rank, self.world = config, pools, rank, world
+        self.config = config
+        self.maker = ChunkMaker(config, pools, rank, world)
 
     def batches(self, first_step: int) -> Iterator[RawBatch]:
         """Batches of the steps from ``first_step`` to the end of the run."""
         train = self.config.train
         chunks = range(first_step // train.steps_per_draw, ceil(train.steps / train.steps_per_draw))
-        quiet_ray_data()
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        items = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=max(len(chunks), 1))
-        dataset = items.map_batches(
-            ChunkMaker(self.config, self.pools, self.rank, self.world),
-            batch_size=1,
-            num_cpus=1,
-            compute=ray.data.TaskPoolStrategy(size=train.data_workers),
-        )
-        stream = (pickle.loads(row["batch"]) for row in dataset.iter_rows())
+        stream = (batch for part in self._ahead(chunks) for batch in part)
         return islice(stream, first_step % train.steps_per_draw, None)
+
+    def _ahead(self, chunks: range) -> Iterator[list[RawBatch]]:
+        """Chunks in order, ``data_workers`` of them in the making while one is used."""
+        maker = ray.put(self.maker)
+        pending: deque[ray.ObjectRef] = deque()
+        for chunk in chunks:
+            pending.append(_make_chunk.remote(maker, chunk))
+            if len(pending) > self.config.train.data_workers:
+                yield ray.get(pending.popleft())
+        while pending:
+            yield ray.get(pending.popleft())
+
+
+@ray.remote(num_cpus=1)
+def _make_chunk(maker: ChunkMaker, chunk: int) -> list[RawBatch]:
+    return list(maker.make(chunk))
 
 
 class ChunkMaker:
-    """Decodes one chunk's sequences and cuts its batches, inside a Ray Data task."""
+    """Decodes one chunk's sequences and cuts its batches, inside a Ray task."""
 
     def __init__(self, config: Config, pools: list[list[Row]], rank: int, world: int) -> None:
         self.config, self.pools, self.rank, self.world = config, pools, rank, world
         self.epochs: dict[tuple[int, int], list[Row]] = {}
-
-    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
-        """Yields one row a step."""
-        (chunk,) = batch["chunk"]
-        for raw in self.make(int(chunk)):
-            yield {"batch": [pickle.dumps(raw, protocol=5)]}
 
     def address(self, chunk: int, position: int) -> Row:
         """The sequence at a position of a chunk: pools in turn, each an endless stream of shuffled epochs."""
