@@ -43,23 +43,18 @@ def shift_invariant_error(prediction: Tensor, values: Tensor, weight: Tensor, sh
     assert rows > 2 * shift_px and cols > 2 * shift_px, "patch too small for the shift"
     height, width = rows - 2 * shift_px, cols - 2 * shift_px
     inner = prediction[..., shift_px : shift_px + height, shift_px : shift_px + width]
-    offsets = range(2 * shift_px + 1)
+    offsets = 2 * shift_px + 1
     with torch.no_grad():
-        sums = [
-            _weighted_l1(
-                inner, values[..., i : i + height, j : j + width], weight[..., i : i + height, j : j + width], (1, 2, 3)
-            )
-            for i in offsets
-            for j in offsets
-        ]
-        error = torch.stack([total for total, _ in sums])  # (shifts, B)
-        amount = torch.stack([amount for _, amount in sums])
+        # (B, C, shifts, shifts, height, width), views only
+        windows, counted = (x.unfold(2, height, 1).unfold(3, width, 1) for x in (values, weight.expand(values.shape)))
+        error, amount = _weighted_l1(inner[:, :, None, None], windows, counted, (1, 4, 5))
+        error, amount = (x.flatten(1).T for x in (error, amount))  # (shifts * shifts, B)
         score = error / amount.clamp_min(1e-6)
         score = score.masked_fill(amount < 0.5 * amount.max(dim=0).values, float("inf"))
         best = score.argmin(dim=0)  # (B,)
         # The chosen shift holds for the whole patch: the border counts wherever the moved target reaches it.
-        row = (best // len(offsets) - shift_px)[:, None] + torch.arange(rows, device=best.device)
-        col = (best % len(offsets) - shift_px)[:, None] + torch.arange(cols, device=best.device)
+        row = (best // offsets - shift_px)[:, None] + torch.arange(rows, device=best.device)
+        col = (best % offsets - shift_px)[:, None] + torch.arange(cols, device=best.device)
         inside = ((row >= 0) & (row < rows))[:, None, :, None] & ((col >= 0) & (col < cols))[:, None, None, :]
         row, col = row.clamp(0, rows - 1)[:, :, None], col.clamp(0, cols - 1)[:, None, :]
         sequence = torch.arange(best.shape[0], device=best.device)[:, None, None]

@@ -79,8 +79,8 @@ class WorldParameters:
     gedi_granules: int = 12
     landcover_wrong: float = 0.15
     landcover_covered: float = 0.75
-    text_articles: int = 260
-    text_records: int = 500
+    text_articles: int = 120
+    text_records: int = 240
     max_dates: int | None = None  # cap of dates a year and orbit, for tests
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -150,13 +151,18 @@ class Source:
         physical = (
             stored * xp.astype(scale, xp.float32)[..., None, None] + xp.astype(offset, xp.float32)[..., None, None]
         )
-        channels = []
-        for index, band in enumerate(self.bands):
-            x = apply_transform(physical[..., index, :, :] * band.factor, band.transform)
+        parts = []
+        start = 0
+        # Neighbouring bands that share a transform are taken in one go: GEDI has 101 of one kind.
+        for _, alike in groupby(self.bands, key=lambda band: (band.transform, band.factor, band.valid)):
+            run = list(alike)
+            band, stop = run[0], start + len(run)
+            x = apply_transform(physical[..., start:stop, :, :] * band.factor, band.transform)
             low, high = band.valid
-            bad = missing[..., index, :, :] | ~xp.isfinite(x) | (x < low) | (x > high)
-            channels.append(xp.where(bad, xp.asarray(float("nan"), dtype=xp.float32), x))
-        return xp.stack(channels, axis=-3)
+            bad = missing[..., start:stop, :, :] | ~xp.isfinite(x) | (x < low) | (x > high)
+            parts.append(xp.where(bad, xp.asarray(float("nan"), dtype=xp.float32), x))
+            start = stop
+        return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-3)
 
 
 def apply_transform(x: Any, transform: Transform) -> Any:

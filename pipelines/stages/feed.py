@@ -1,7 +1,7 @@
 """What one rank trains on: its share of every global batch, made by Ray tasks ahead of the optimiser.
 
 Position p of chunk c of the global stream is a fixed sequence of a fixed epoch's shuffle, and everything drawn for it
-(frames, periods, crops) comes from (seed, c, p): a rank of any world size takes its positions and gets the same samples.
+(frames, periods, crops) comes from (seed, c, p): a rank takes its positions and gets the same samples in any world size.
 A chunk is as many steps as crops are taken from one decoded sequence.
 """
 
@@ -27,8 +27,8 @@ from pipelines.storage import Storage
 class Feed:
     """Batches of one rank.
 
-    Plain tasks, a few chunks ahead: a Ray Data pipeline driven from the training process shares its interpreter, and its
-    scheduling loop took more of a core than the optimiser (docs/decisions.md).
+    Plain tasks, a few chunks ahead: a Ray Data pipeline driven from the training process shares its interpreter, and
+    its scheduling loop took more of a core than the optimiser (docs/decisions.md).
 
     Args:
         config: training settings, seed, root.
