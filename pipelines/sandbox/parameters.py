@@ -23,8 +23,8 @@ class WorldParameters:
     size: str = "small"
     seed: int = 7
     years: tuple[int, ...] = (2021, 2022)
-    width_m: float = 13_000.0
-    height_m: float = 13_000.0
+    width_m: float = 12_000.0
+    height_m: float = 12_000.0
     centre_lon: float = 6.0
     centre_lat: float = 49.6
 

@@ -151,7 +151,6 @@ class TileEmbedder:
 
     def __init__(self, config: Config, checkpoint_path: str, sources: dict[str, Source]) -> None:
         self.config, self.storage, self.sources = config, Storage(config.root), sources
-        torch.set_num_threads(config.embed.threads)
         self.embedder = Embedder.of(config, checkpoints.load(self.storage, checkpoint_path))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -168,6 +167,7 @@ class TileEmbedder:
     def process(self, task: TileTask, window: bytes, provenance: Provenance, facts: dict[str, Any]) -> dict[str, Any]:
         """Embed and commit."""
         start = time.monotonic()
+        torch.set_num_threads(self.config.embed.threads)  # of this thread: Ray Data runs each call in one of its own
         sequence = from_bytes(window)
         vectors = self.embedder.embed(sequence, task.period)
         counts = observation_counts(sequence, self.sources, self.config.embed.margin_px)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import ray
+import torch
 from numpy.typing import NDArray
 
 from pipelines.config import Config, ConfigError
@@ -119,9 +120,6 @@ class Prober:
     """Computes the features of one sequence's points inside a Ray actor."""
 
     def __init__(self, config: Config, checkpoint_path: str, filters: RandomFilters | None) -> None:
-        import torch
-
-        torch.set_num_threads(config.embed.threads)
         self.config, self.filters = config, filters
         found = checkpoints.load(Storage(config.root), checkpoint_path)
         self.untrained = Embedder.of(config, found, untrained=True)
@@ -135,6 +133,7 @@ class Prober:
         sources = {name: self.config.source(name) for name in self.config.sources}
         features = point_features(sequence, rows, cols, sources, self.filters, self.names)
         if with_model:
+            torch.set_num_threads(self.config.embed.threads)
             vectors = self.untrained.embed_whole(sequence, place.period)
             features[UNTRAINED] = vectors[rows, cols]
         return {"index": row["index"], "features": pickle.dumps(features)}

@@ -21,8 +21,13 @@ from pipelines.storage import Storage, StorageError
 
 log = logging.getLogger("aef")
 
-# Workers share cores with the decoders: a spinning OpenMP barrier costs several times the step itself.
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+# Workers share cores: a spinning OpenMP barrier costs several times the step itself. One thread unless a stage asks for
+# more, because torch.set_num_threads holds for the calling thread only and Ray Data runs functions in threads of its own.
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+}
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
