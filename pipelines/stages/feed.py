@@ -1,7 +1,7 @@
 """What one rank trains on: its share of every global batch, made by Ray tasks ahead of the optimiser.
 
 Position p of chunk c of the global stream is a fixed sequence of a fixed epoch's shuffle, and everything drawn for it
-(frames, periods, crops) comes from (seed, c, p): a rank takes its positions and gets the same samples in any world size.
+(frames, periods, crops) comes from (seed, c, p): a rank takes its positions, and the samples are the same in any world.
 A chunk is as many steps as crops are taken from one decoded sequence.
 """
 

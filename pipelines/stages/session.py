@@ -21,8 +21,8 @@ from pipelines.storage import Storage, StorageError
 
 log = logging.getLogger("aef")
 
-# Workers share cores: a spinning OpenMP barrier costs several times the step itself. One thread unless a stage asks for
-# more, because torch.set_num_threads holds for the calling thread only and Ray Data runs functions in threads of its own.
+# Workers share cores: a spinning OpenMP barrier costs several times the step itself. One thread unless a stage asks
+# for more, as torch.set_num_threads holds for the calling thread only and Ray Data calls from threads of its own.
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
