@@ -96,8 +96,8 @@ def test_a_submitted_stage_runs_there_and_is_followed_here(head, tmp_path):
 
 
 def test_a_failing_job_is_a_failing_command_and_its_reason_is_seen(head, tmp_path):
-    (tmp_path / "root").write_text("a file where the root should be")
-    done = submit(head, tmp_path)
+    (tmp_path / "file").write_text("a file where a folder should be")
+    done = submit(head, tmp_path, f"root={tmp_path}/file/root")
     assert done.returncode != 0
     assert "aef plan: error: root " in done.stdout and "not writable" in done.stdout
     assert "FAILED" in done.stdout and "Traceback" not in done.stdout + done.stderr
