@@ -238,14 +238,17 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
     if not current:
         raise ConfigError("area: no sequence has any input in any period; check area, periods and sources")
     current.sort()
-    storage.write_json(CURRENT, {"shards": [shard.path for shard in current]})
-    update_manifest(storage, SHARDS, known=current)
-    found = open_shards(storage, [shard.path for shard in current])
-    sums = SequenceSums()
-    for path in found.paths:
-        if path.startswith(f"{SHARDS}/train/"):
-            sums.merge(SequenceSums.from_dict(found.statistics[path]))
-    storage.write_bytes_atomic(STATISTICS, sums.result().to_json().encode())
+    entry = {"shards": [shard.path for shard in current]}
+    # CURRENT comes last: where it is and names these shards, manifest and statistics are theirs.
+    if result.written or not storage.exists(CURRENT) or storage.read_json(CURRENT) != entry:
+        update_manifest(storage, SHARDS, known=current)
+        found = open_shards(storage, entry["shards"])
+        sums = SequenceSums()
+        for path in found.paths:
+            if path.startswith(f"{SHARDS}/train/"):
+                sums.merge(SequenceSums.from_dict(found.statistics[path]))
+        storage.write_bytes_atomic(STATISTICS, sums.result().to_json().encode())
+        storage.write_json(CURRENT, entry)
     result.details = {
         "shards": len(current),
         "bytes": sum(shard.size for shard in current),
