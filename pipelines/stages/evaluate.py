@@ -25,6 +25,7 @@ from pipelines.evaluation.scores_io import Score, write_scores
 from pipelines.grid import RESOLUTION_M
 from pipelines.products import code_digest, committed_tiles, identity, sample_points
 from pipelines.shards import read_rows
+from pipelines.shards.reader import Row
 from pipelines.stages import checkpoint as checkpoints
 from pipelines.stages.ingest import current_shards
 from pipelines.stages.pictures import View, embedding_view, patchwork, raster_view, views_of
@@ -40,6 +41,8 @@ EVALUATED = "reports/evaluated.json"
 EMBEDDING = "embedding"
 MAP_LABELS = 10
 MAX_VIEWS = 6
+# True colour, or false colours of the 20 m bands where those are all there is.
+MOSAIC_BANDS = (("red", "green", "blue"), ("swir16", "nir08", "rededge1"), ("swir16", "nir", "red"))
 
 Features = dict[str, NDArray[np.float32]]
 
@@ -349,34 +352,39 @@ def report_data(
 
 
 def input_mosaic(config: Config, view: View, places: list[Place]) -> NDArray[np.uint8] | None:
-    """Red, green and blue medians of the sequences that lie in a view; None without optical bands."""
+    """Medians of the clear looks of a view, in true or else false colour; None without optical data."""
     if "sentinel2" not in config.sources:
         return None
-    source = config.source("sentinel2")
-    bands: list[str] = [name for name in ("red", "green", "blue") if name in source.band_names]
-    if len(bands) < 3:
-        bands = list(source.band_names[-3:])
-    index = [source.band_names.index(name) for name in bands]
+    known = config.source("sentinel2").band_names
     outline = view.window.footprint()
-    rows = [place.row for place in places if place.window.footprint().intersects(outline)]
+    rows = sorted(place.row for place in places if place.window.footprint().intersects(outline))
+    for bands in MOSAIC_BANDS:
+        if not set(bands) <= set(known):
+            continue
+        mosaic = _median_mosaic(config, view, rows, [known.index(name) for name in bands])
+        if np.isfinite(mosaic).all(axis=-1).any():
+            return composite_rgb(mosaic)
+    return None
+
+
+def _median_mosaic(config: Config, view: View, rows: list[Row], index: list[int]) -> NDArray[np.float32]:
     step = max(1, view.window.resolution_m // RESOLUTION_M)
     patches = []
-    for sequence in read_rows(Storage(config.root), sorted(rows), sources=["sentinel2"]):
+    for sequence in read_rows(Storage(config.root), rows, sources=["sentinel2"]):
         if "sentinel2" not in sequence.rasters:
             continue
         raster = sequence.rasters["sentinel2"]
-        values: NDArray = raster.values[:, index, ::step, ::step].astype(np.float32)
-        values = values * raster.scale[:, index, None, None] + raster.offset[:, index, None, None]
-        values[np.broadcast_to(raster.weight[:, None, ::step, ::step] == 0, values.shape)] = np.nan
+        stored = raster.values[:, index, ::step, ::step]
+        values: NDArray = stored * raster.scale[:, index, None, None] + raster.offset[:, index, None, None]
+        clear = raster.weight[:, None, ::step, ::step] > 0
+        values = np.where(clear & (stored != raster.nodata), values, np.nan)
         seen = np.isfinite(values).any(axis=0)
         image: NDArray[np.float32] = np.full(values.shape[1:], np.nan, np.float32)
         image[seen] = np.nanmedian(values[:, seen], axis=0)
         window = sequence.window
-        thinned = type(window)(window.epsg, window.left_m, window.top_m, image.shape[2], image.shape[1], RESOLUTION_M)
-        patches.append((thinned, np.repeat(np.repeat(image, step, axis=1), step, axis=2), window))
-    full = [(window, image[:, : window.height_px, : window.width_px]) for _, image, window in patches]
-    mosaic = patchwork(view, full, 3)
-    return composite_rgb(mosaic) if np.isfinite(mosaic).any() else None
+        whole = np.repeat(np.repeat(image, step, axis=1), step, axis=2)
+        patches.append((window, whole[:, : window.height_px, : window.width_px]))
+    return patchwork(view, patches, 3)
 
 
 def _truth_map(
