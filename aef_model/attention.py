@@ -27,19 +27,20 @@ def attend(
         keys: boolean, broadcastable to ``(..., heads, queries, keys)``; False keys are attended to by nobody. Where no
             key at all is True the result is finite and meaningless.
         form: "auto", "matmul" or "fused".
-        bias: ``(heads, queries, keys)``, added to the logits; not together with ``keys``.
+        bias: ``(heads, queries, keys)``, added to the logits.
 
     Returns:
         ``(..., heads, tokens, depth)``.
     """
-    assert keys is None or bias is None
     if keys is not None:
         keys = keys | ~keys.any(dim=-1, keepdim=True)
     if form == "fused" or (form == "auto" and q.device.type != "cpu"):
         lead = q.shape[:-3]
-        mask = None if bias is None else bias.to(q.dtype)
-        if keys is not None:
-            mask = keys.expand(*lead, *keys.shape[-3:]).flatten(0, -4) if len(lead) else keys
+        mask = keys
+        if bias is not None:
+            mask = bias.to(q.dtype) if keys is None else bias.to(q.dtype).masked_fill(~keys, float("-inf"))
+        if mask is not None and mask.ndim > 3:
+            mask = mask.expand(*lead, *mask.shape[-3:]).flatten(0, -4)
         fused = F.scaled_dot_product_attention(q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), attn_mask=mask)
         return fused.unflatten(0, lead)
     logits = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)

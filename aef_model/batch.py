@@ -29,16 +29,19 @@ class FrameSequence:
 
 @dataclass
 class Target:
-    """One held-out measurement per sequence that a decoder must reproduce.
+    """Held-out measurements of each sequence that a decoder must reproduce: K a sequence, one as in the paper or more.
+
+    The leading axis is B times K, the K measurements of a sequence side by side; where a sequence has fewer, the rest
+    have no weight.
 
     Attributes:
-        values: continuous: ``(B, C, H, W)`` float, normalised, NaN allowed where the weight is 0.
+        values: continuous: ``(B*K, C, H, W)`` float, normalised, NaN allowed where the weight is 0.
             Sources without spatial extent (climate, gravity) have H = W = 1.
-            Categorical: ``(B, H, W)`` int64 class indices, -1 where unknown.
-        weight: ``(B, C, H, W)`` (continuous) or ``(B, H, W)`` (categorical) float, 0 excludes.
-        time_ms: ``(B,)`` int64, the instant (middle of the validity for aggregates) that is decoded.
+            Categorical: ``(B*K, H, W)`` int64 class indices, -1 where unknown.
+        weight: ``(B*K, C, H, W)`` (continuous) or ``(B*K, H, W)`` (categorical) float, 0 excludes.
+        time_ms: ``(B*K,)`` int64, the instant (middle of the validity for aggregates) that is decoded.
         period: key into :attr:`Batch.periods_ms`, the valid period whose summary is decoded.
-        geometry: ``(B, G)`` float acquisition geometry (orbit heading, ...), G may be 0.
+        geometry: ``(B*K, G)`` float acquisition geometry (orbit heading, ...), G may be 0.
     """
 
     values: Tensor

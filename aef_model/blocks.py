@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from aef_model.attention import attend, cell_distances, rotate_2d
 from aef_model.config import ModelConfig
-from aef_model.exchange import Exchange, Grids
+from aef_model.exchange import Exchange, Grids, join_grids
 from aef_model.init import RESIDUAL_GAIN, keep_variance
+from aef_model.parts import parts
 from aef_model.timeaxis import TimeAxis
 
 
@@ -74,13 +75,14 @@ class SpaceOperator(nn.Module):
         self.mlp = Mlp(dim, int(dim * cfg.mlp_ratio))
         self.log_slope = nn.Parameter(torch.linspace(*self.FIRST_SLOPES, cfg.space_heads).log())
 
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """``(M, h, w, C)`` to the same."""
+    def forward(self, x: Tensor, code: Tensor, measured: Tensor) -> Tensor:
+        """``(M, h, w, C)`` to the same; cells outside ``measured`` ``(M, h, w)`` are attended to by none."""
         frames, rows, cols, dim = x.shape
         bias = -self.log_slope.exp()[:, None, None] * cell_distances(rows, cols, x.device)
         qkv = self.qkv(self.norm(x, code)).view(frames, rows * cols, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (M, heads, h*w, depth)
-        mixed = attend(rotate_2d(q, rows, cols), rotate_2d(k, rows, cols), v, form=self.form, bias=bias)
+        keys = measured.flatten(1)[:, None, None, :]
+        mixed = attend(rotate_2d(q, rows, cols), rotate_2d(k, rows, cols), v, keys, self.form, bias)
         x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
         return x + self.mlp(x)
 
@@ -98,12 +100,14 @@ class TimeOperator(nn.Module):
         self.mlp = Mlp(dim, int(dim * cfg.mlp_ratio))
 
     def forward(self, x: Tensor, code: Tensor, axis: TimeAxis) -> Tensor:
-        """``(M, h, w, C)`` to the same; absent frames are attended to by none."""
+        """``(M, h, w, C)`` to the same; a cell attends to none of the frames that measured nothing in it."""
+        assert axis.measured is not None
         rows, cols, dim = x.shape[1:]
         qkv = axis.spread(self.qkv(self.norm(x, code)).flatten(1, 2))  # (B, N, S, 3C)
         batch, slots, cells, _ = qkv.shape
         q, k, v = qkv.view(batch, slots, cells, 3, self.heads, dim // self.heads).permute(3, 0, 2, 4, 1, 5)
-        mixed = attend(q, k, v, axis.present[:, None, None, None, :], self.form)  # (B, S, heads, N, depth)
+        keys = axis.spread(axis.measured.time.flatten(1)).transpose(1, 2)[:, :, None, None, :]
+        mixed = attend(q, k, v, keys, self.form)  # (B, S, heads, N, depth)
         mixed = mixed.permute(0, 3, 1, 2, 4).reshape(batch, slots, rows, cols, dim)
         x = x + self.out(axis.gather(mixed))
         return x + self.mlp(x)
@@ -142,5 +146,13 @@ class Block(nn.Module):
 
     def forward(self, state: Grids, code: Tensor, axis: TimeAxis) -> Grids:
         """Advance the three grids; ``code`` ``(M, time_dim)`` is each frame's embedded time code."""
-        space = self.space(state.space, code) if self.space is not None and state.space is not None else None
-        return self.exchange(Grids(self.precision(state.precision, code), self.time(state.time, code, axis), space))
+        space = None
+        if self.space is not None and state.space is not None:
+            assert axis.measured is not None
+            space = self.space(state.space, code, axis.measured.space)
+        time = self.time(state.time, code, axis)
+        done = []
+        for part in parts(code, len(code), state.precision[:1].numel()):
+            precision = self.precision(state.precision[part], code[part])
+            done.append(self.exchange(Grids(precision, time[part], space[part] if space is not None else None)))
+        return join_grids(done)

@@ -76,7 +76,12 @@ def check_target(cfg: ModelConfig, name: str, target: Target, size: tuple[int, i
         ValueError: naming the source, what is wrong and what is expected.
     """
     source = cfg.source(name)
-    batch, rows, cols = size
+    sequences, rows, cols = size
+    batch = len(target.time_ms) if target.time_ms.ndim else 0
+    _expect(
+        batch > 0 and batch % sequences == 0,
+        f"{name}: {batch} target times; there must be equally many for each of the {sequences} sequences",
+    )
     if not source.extent:
         rows = cols = 1
     expected: tuple[int, ...] = (batch, len(source.bands), rows, cols)

@@ -35,15 +35,18 @@ class Decoder(nn.Module):
 
         Args:
             code: ``(B, H, W, D)`` unit vectors.
-            time_ms: ``(B,)`` instant.
+            time_ms: ``(B*K,)`` instants, K of each sequence side by side.
             period_ms: ``(B, 2)`` the period that the code summarises.
-            geometry: ``(B, G)``; NaN (unknown) counts as 0.
+            geometry: ``(B*K, G)``; NaN (unknown) counts as 0.
 
         Returns:
-            ``(B, H, W, outputs)`` float32: z-scores, or logits of classes.
+            ``(B*K, H, W, outputs)`` float32: z-scores, or logits of classes.
         """
-        about = torch.cat([decode_time_code(time_ms, period_ms), torch.nan_to_num(geometry.float())], dim=-1)
-        x = F.gelu(self.code(code * self.scale) + self.frame(about)[:, None, None, :])
+        frames = len(time_ms) // len(code)
+        when = decode_time_code(time_ms, period_ms.repeat_interleave(frames, dim=0))
+        about = torch.cat([when, torch.nan_to_num(geometry.float())], dim=-1)
+        place = self.code(code * self.scale)[:, None]
+        x = F.gelu((place + self.frame(about).unflatten(0, (-1, frames))[:, :, None, None]).flatten(0, 1))
         return self.out(F.gelu(self.middle(x))).float()
 
 

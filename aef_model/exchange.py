@@ -24,6 +24,14 @@ class Grids(NamedTuple):
     space: Tensor | None
 
 
+def join_grids(frames: list[Grids]) -> Grids:
+    """The grids of consecutive frames as one."""
+    if len(frames) == 1:
+        return frames[0]
+    precision, time, space = zip(*frames, strict=True)
+    return Grids(torch.cat(precision), torch.cat(time), None if space[0] is None else torch.cat(space))
+
+
 class Down(nn.Sequential):
     """Strided convolutions (kernel = stride), one a step: widths ``dims[0] -> dims[1] -> ...`` by ``factors``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,11 @@ from aef_model.decoders import Decoder, TextHead
 from aef_model.distributed import world
 from aef_model.exchange import Spread
 from aef_model.init import keep_variance
+from aef_model.parts import parts
 from aef_model.perturb import drop_frames, student_view
 from aef_model.project import Projector
 from aef_model.summary import PeriodPooling, Upsampler
-from aef_model.timeaxis import TimeAxis, join_sources, pack_sources
+from aef_model.timeaxis import Measured, TimeAxis, join_sources, pack_sources
 from aef_model.timecode import TIME_DIM, time_code
 
 LATTICE_PX = 4  # sources without extent are decoded at every 4th pixel on each axis: their value is the same everywhere
@@ -99,7 +100,7 @@ class AlphaEarth(nn.Module):
             [frames.time_ms[name] for name in names],
             [frames.present[name] for name in names],
         )
-        projected, start = [], 0
+        projected, measured, start = [], [], 0
         for name, pixels in zip(names, listed, strict=True):
             if axis.slots is None:
                 present, time_ms = frames.present[name].flatten(), frames.time_ms[name].flatten()
@@ -108,7 +109,16 @@ class AlphaEarth(nn.Module):
                 time_ms = axis.listed_time_ms[start : start + len(pixels)]
                 present = torch.ones_like(time_ms, dtype=torch.bool)
             start += len(pixels)
-            projected.append(self.projectors[name](pixels, present, time_code(time_ms)))
+            code = time_code(time_ms)
+            values_each = pixels[:1, 0].numel() // 4 * self.cfg.precision_dim
+            done = [
+                self.projectors[name](pixels[part], present[part], code[part])
+                for part in parts(pixels, len(pixels), values_each)
+            ]
+            cells, seen = (x[0] if len(x) == 1 else torch.cat(x) for x in zip(*done, strict=True))
+            projected.append(cells)
+            measured.append(seen)
+        axis = replace(axis, measured=Measured.of(join_sources(axis, measured)))
         state = self.spread(join_sources(axis, projected))
         code = F.gelu(self.code(time_code(axis.listed_time_ms)))
         for block in self.blocks:
@@ -131,7 +141,9 @@ class AlphaEarth(nn.Module):
         several = period_ms.ndim == 3
         periods = period_ms if several else period_ms[:, None]
         axis = features.axis
-        pooled = self.pooling(axis.spread(features.frames), axis.time_ms, axis.present, periods)
+        assert axis.measured is not None
+        measured = axis.spread(axis.measured.precision)
+        pooled = self.pooling(axis.spread(features.frames), axis.time_ms, measured, periods)
         mean = to_unit(self.upsampler(pooled.flatten(0, 1))).unflatten(0, periods.shape[:2])
         return mean if several else mean[:, 0]
 
@@ -240,7 +252,7 @@ class AlphaEarth(nn.Module):
         return Output(terms, total + self._touch_unused(batch))
 
     def _decode(self, batch: Batch, code: dict[str, Tensor], generator: torch.Generator | None) -> dict[str, Tensor]:
-        """``(B, outputs, H, W)`` by source; on a lattice for sources without extent."""
+        """``(B*K, outputs, H, W)`` by source; on a lattice for sources without extent."""
         predictions = {}
         for name, target in batch.targets.items():
             u = code[target.period]
@@ -288,7 +300,7 @@ def source_error(
 
     Args:
         source: which.
-        prediction: ``(B, outputs, H, W)``.
+        prediction: ``(B*K, outputs, H, W)``.
         values: of :class:`aef_model.batch.Target`.
         weight: the same.
         generator: for the phase of the coarser grid.

@@ -26,7 +26,7 @@ class Projector(nn.Module):
         self.widen = keep_variance(nn.Linear(dim, 2 * dim))
         self.narrow = keep_variance(nn.Linear(2 * dim, dim), RESIDUAL_GAIN)
 
-    def forward(self, pixels: Tensor, present: Tensor, code: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, present: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """Project frames.
 
         Args:
@@ -35,10 +35,11 @@ class Projector(nn.Module):
             code: ``(M, TIME_DIM)``.
 
         Returns:
-            ``(M, H/2, W/2, dim)``.
+            ``(M, H/2, W/2, dim)``, and ``(M, H/2, W/2)`` bool: cells in which the frame measured anything.
         """
         measured = torch.isfinite(pixels) & present[:, None, None, None]
         values = torch.where(measured, pixels, 0.0)
         x = torch.cat([values, measured.to(values.dtype)], dim=1).contiguous(memory_format=torch.channels_last)
         x = self.patch(x).permute(0, 2, 3, 1) + self.date(code)[:, None, None, :]
-        return x + self.narrow(F.gelu(self.widen(self.norm(x))))
+        cells = measured.any(dim=1).unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).any(dim=4).any(dim=2)
+        return x + self.narrow(F.gelu(self.widen(self.norm(x)))), cells

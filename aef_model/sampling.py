@@ -28,13 +28,13 @@ class Draw:
 
     Attributes:
         frames: per input source the indices of the encoded frames, ascending; possibly none.
-        target: per source the index of its held-out frame; a source without a candidate is missing.
+        target: per source the indices of its held-out frames, ascending; a source without a candidate is missing.
         periods: by name ``(start_ms, end_ms)``.
         period_of: which of them each target source, and every name in ``also``, uses.
     """
 
     frames: dict[str, NDArray[np.int64]]
-    target: dict[str, int]
+    target: dict[str, NDArray[np.int64]]
     periods: dict[str, tuple[int, int]]
     period_of: dict[str, str]
 
@@ -84,6 +84,7 @@ def draw_sample(
     grouping: Literal["shared", "each"] = "shared",
     whole_period: float = 0.0,
     also: Iterable[str] = (),
+    max_targets: int = 1,
 ) -> Draw:
     """Draw one training sample. Equal arguments and generator states give equal draws.
 
@@ -100,6 +101,8 @@ def draw_sample(
         grouping: of :func:`group_periods`.
         whole_period: probability that a period is the whole support.
         also: further names that need a period of their group (such as "text").
+        max_targets: how many frames of each source are held out at most (paper: 1); beyond the first never more than
+            a quarter of an input source's frames.
 
     Returns:
         The draw. At least one input frame stays wherever there is any: the only frame of a sequence is no target.
@@ -141,8 +144,12 @@ def draw_sample(
         periods[group] = period
         candidates.update(found)
 
-    target = {name: int(rng.choice(index)) for name, index in sorted(candidates.items()) if len(index)}
-    if sum(len(times[name]) - (name in target) for name in encoded if name in times) == 0:
+    target = {}
+    for name, index in sorted(candidates.items()):
+        if len(index):
+            limit = max(min(max_targets, len(times[name]) // 4), 1) if name in encoded else max_targets
+            target[name] = np.sort(rng.choice(index, min(limit, len(index)), replace=False))
+    if sum(len(times[name]) - len(target.get(name, ())) for name in encoded if name in times) == 0:
         for name in encoded:
             if name in target:  # each input source has one frame: the first to be let off stays an input
                 del target[name]
@@ -152,7 +159,7 @@ def draw_sample(
         if name not in times:
             continue
         left = np.arange(len(times[name]), dtype=np.int64)
-        left = left[left != target.get(name, -1)]
+        left = np.setdiff1d(left, target.get(name, ()))
         limit = limits.get(name, len(left))
         frames[name] = np.sort(rng.choice(left, limit, replace=False)) if len(left) > limit else left
     period_of = {name: group_of[name] for name in [*target, *sorted(also)]}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from aef_model.config import ModelConfig
 from aef_model.init import keep_variance
+from aef_model.parts import parts
 from aef_model.timecode import PERIOD_DIM, RELATIVE_DIM, period_code, relative_code, relative_days
 
 MIN_WIDTH_DAYS = (
@@ -56,18 +57,26 @@ class PeriodPooling(nn.Module):
         variance = width.square() + self.log_floor_days.exp()[:, None].square()
         return -0.5 * (since - centre).square() / variance
 
-    def forward(self, features: Tensor, time_ms: Tensor, present: Tensor, period_ms: Tensor) -> Tensor:
+    def forward(self, features: Tensor, time_ms: Tensor, measured: Tensor, period_ms: Tensor) -> Tensor:
         """Pool.
 
         Args:
             features: ``(B, N, h, w, C)``.
             time_ms: ``(B, N)``.
-            present: ``(B, N)``.
+            measured: ``(B, N, h, w)`` bool; a frame counts only where it measured anything.
             period_ms: ``(B, P, 2)``.
 
         Returns:
             ``(B, P, h, w, heads * depth)``, normalised; zero evidence (no frame at all) gives a constant.
         """
+        cells = features[:, :, :1].numel()
+        done = [
+            self._pool(features[:, :, rows], time_ms, measured[:, :, rows], period_ms)
+            for rows in parts(features, features.shape[2], cells)
+        ]
+        return done[0] if len(done) == 1 else torch.cat(done, dim=2)
+
+    def _pool(self, features: Tensor, time_ms: Tensor, measured: Tensor, period_ms: Tensor) -> Tensor:
         batch, frames, rows, cols, dim = features.shape
         x = self.norm(features).flatten(2, 3)  # (B, N, S, C)
         periods = period_ms.shape[1]
@@ -75,7 +84,7 @@ class PeriodPooling(nn.Module):
         since, length = relative_days(time_ms, period_ms)
         logits = (query / math.sqrt(dim)) @ x.flatten(1, 2).transpose(1, 2)  # (B, PH, N*S)
         logits = logits.float().view(batch, periods, self.heads, frames, -1) + self.closeness(since, length)[..., None]
-        there = present[:, None, None, :, None]
+        there = measured.flatten(2)[:, None, None]
         logits = logits.masked_fill(~there, torch.finfo(torch.float32).min)
         weights = torch.softmax(logits, dim=3) * there  # all absent: nothing
         evidence = weights.to(x.dtype).flatten(1, 2).permute(0, 3, 1, 2) @ x.transpose(1, 2)  # (B, S, PH, C)

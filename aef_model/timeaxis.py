@@ -1,16 +1,35 @@
-"""The one time axis: frames of all sources of a batch, side by side, and which of them are there.
+"""The one time axis: frames of all sources of a batch, side by side, and which of them measured what.
 
 Operators within a frame work on a flat list of frames ``(M, h, w, C)``; operators over time on ``(B, N, h, w, C)``.
-On a CPU only present frames are in the list, so that padding costs nothing. Elsewhere the list is the padded array
-itself: counting present frames would make the host wait for the device.
+On a CPU only present frames are in the list, so that padding costs nothing. Elsewhere, and where nothing is padded, the
+list is the padded array itself: counting present frames would make the host wait for an accelerator.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Measured(NamedTuple):
+    """Which cells measured anything, on the grids L/2, L/8, L/16; ``(..., h, w)`` bool."""
+
+    precision: Tensor
+    time: Tensor
+    space: Tensor
+
+    @classmethod
+    def of(cls, precision: Tensor) -> Measured:
+        """From the finest grid."""
+        time = _any_of_cells(precision, 4)
+        return cls(precision, time, _any_of_cells(time, 2))
+
+
+def _any_of_cells(x: Tensor, factor: int) -> Tensor:
+    return x.unflatten(-2, (-1, factor)).unflatten(-1, (-1, factor)).any(dim=-1).any(dim=-2)
 
 
 @dataclass(frozen=True)
@@ -22,11 +41,15 @@ class TimeAxis:
         present: ``(B, N)`` bool.
         slots: ``(M,)`` int64, position of each listed frame in the flattened ``(B, N)``; None when all are listed in
             order.
+        measured: per listed frame ``(M, h, w)`` bool on each grid, cells in which it measured anything; None before
+            the frames were looked at. At the edge of a swath a frame is there for some cells and absent for others,
+            and what a cell is told must not depend on how much of the swath lies in the rest of the patch.
     """
 
     time_ms: Tensor
     present: Tensor
     slots: Tensor | None
+    measured: Measured | None = None
 
     def spread(self, x: Tensor) -> Tensor:
         """From the list ``(M, ...)`` to the padded axis ``(B, N, ...)``, zero where absent."""
@@ -61,7 +84,7 @@ def pack_sources(pixels: list[Tensor], time_ms: list[Tensor], present: list[Tens
     """
     there = torch.cat(present, dim=1)
     times = torch.where(there, torch.cat(time_ms, dim=1), 0)
-    if there.device.type != "cpu" or torch.compiler.is_compiling():
+    if there.device.type != "cpu" or torch.compiler.is_compiling() or bool(there.all()):
         return TimeAxis(times, there, None), [frames.flatten(0, 1) for frames in pixels]
     batch = there.shape[0]
     position = there.long().cumsum(dim=1) - 1

@@ -23,8 +23,8 @@ class WorldParameters:
     size: str = "small"
     seed: int = 7
     years: tuple[int, ...] = (2021, 2022)
-    width_m: float = 12_000.0
-    height_m: float = 12_000.0
+    width_m: float = 10_000.0
+    height_m: float = 10_000.0
     centre_lon: float = 6.0
     centre_lat: float = 49.6
 
@@ -79,8 +79,8 @@ class WorldParameters:
     gedi_granules: int = 12
     landcover_wrong: float = 0.15
     landcover_covered: float = 0.75
-    text_articles: int = 120
-    text_records: int = 240
+    text_articles: int = 84
+    text_records: int = 166
     max_dates: int | None = None  # cap of dates a year and orbit, for tests
 
     def __post_init__(self) -> None:

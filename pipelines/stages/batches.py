@@ -46,9 +46,10 @@ class RawInput:
 
 @dataclass
 class RawTarget:
-    """The held-out measurement of one source.
+    """The held-out measurements of one source, K a sequence side by side (see :class:`aef_model.Target`).
 
-    ``values (B, C, h, w)``, ``weight (B, h, w)``, ``scale``/``offset (B, C)``, ``time_ms (B,)``, ``geometry (B, G)``.
+    ``values (B*K, C, h, w)``, ``weight (B*K, h, w)``, ``scale``/``offset (B*K, C)``, ``time_ms (B*K,)``,
+    ``geometry (B*K, G)``.
     """
 
     values: NDArray
@@ -90,7 +91,7 @@ class Drawn:
 
     Attributes:
         draw: indices into the sequence's frames as stored.
-        frames: per raster source the stored frames that must be decoded, inputs first, then the target.
+        frames: per raster source the stored frames that must be decoded, inputs first, then the targets.
     """
 
     draw: Draw
@@ -121,11 +122,12 @@ def draw_for(head: Sequence, sources: Mapping[str, Source], train: TrainConfig, 
         grouping="shared" if train.shared_periods else "each",
         whole_period=train.whole_period,
         also=(TEXT,),
+        max_targets=train.max_targets,
     )
-    frames = {}
-    for name in head.rasters:
-        held_out = [draw.target[name]] if name in draw.target else []
-        frames[name] = np.concatenate([draw.frames.get(name, np.empty(0, np.int64)), held_out]).astype(np.int64)
+    none = np.empty(0, np.int64)
+    frames = {
+        name: np.concatenate([draw.frames.get(name, none), draw.target.get(name, none)]) for name in head.rasters
+    }
     return Drawn(draw, frames)
 
 
@@ -245,38 +247,40 @@ def _targets(
     side = 1 if source.kind is Kind.SERIES else size
     nodata = float("nan") if source.kind is Kind.POINTS else float(source.nodata)
     period = next(drawn.draw.period_of[name] for _, drawn, _ in samples if name in drawn.draw.period_of)
+    most = max(len(drawn.draw.target.get(name, ())) for _, drawn, _ in samples)
+    rows = batch * most
     raw = RawTarget(
-        values=np.full((batch, bands, side, side), nodata, source.dtype),
-        weight=np.zeros((batch, side, side), np.float32),
-        scale=np.ones((batch, bands), np.float32),
-        offset=np.zeros((batch, bands), np.float32),
-        time_ms=periods_ms[period].mean(axis=1).astype(np.int64),
-        geometry=np.zeros((batch, len(source.geometry_names)), np.float32),
+        values=np.full((rows, bands, side, side), nodata, source.dtype),
+        weight=np.zeros((rows, side, side), np.float32),
+        scale=np.ones((rows, bands), np.float32),
+        offset=np.zeros((rows, bands), np.float32),
+        time_ms=np.repeat(periods_ms[period].mean(axis=1).astype(np.int64), most),
+        geometry=np.zeros((rows, len(source.geometry_names)), np.float32),
         nodata=nodata,
         period=period,
     )
-    for index, ((sequence, drawn, _), crop) in enumerate(zip(samples, crops, strict=True)):
-        if name not in drawn.draw.target:
+    for first, (sequence, drawn, _), crop in zip(range(0, rows, most), samples, crops, strict=True):
+        count = len(drawn.draw.target.get(name, ()))
+        if not count:
             continue
         if source.kind is Kind.POINTS:
             points = sequence.points[name]
             row, col = points.row - crop.row, points.col - crop.col
             inside = (row >= 0) & (row < size) & (col >= 0) & (col < size)
-            raw.values[index][:, row[inside], col[inside]] = points.values[inside].T
-            raw.weight[index, row[inside], col[inside]] = 1
-            raw.time_ms[index] = int(points.time_ms.mean())
+            raw.values[first][:, row[inside], col[inside]] = points.values[inside].T
+            raw.weight[first, row[inside], col[inside]] = 1
+            raw.time_ms[first] = int(points.time_ms.mean())
             continue
-        raster = sequence.rasters[name]
-        if source.kind is Kind.SERIES:
-            raw.values[index], raw.weight[index] = raster.values[-1], raster.weight[-1] / 255
-        else:
-            raw.values[index] = crop.take(raster.values[-1], size, nodata)
-            raw.weight[index] = crop.take(raster.weight[-1], size, 0) / 255
-        raw.scale[index], raw.offset[index] = raster.scale[-1], raster.offset[-1]
+        raster, its = sequence.rasters[name], slice(first, first + count)
+        values, weight = raster.values[-count:], raster.weight[-count:]
+        if source.kind is not Kind.SERIES:
+            values, weight = crop.take(values, size, nodata), crop.take(weight, size, 0)
+        raw.values[its], raw.weight[its] = values, weight / 255
+        raw.scale[its], raw.offset[its] = raster.scale[-count:], raster.offset[-count:]
         if source.kind is not Kind.STATIC:
-            raw.time_ms[index] = raster.time_ms[-1]
+            raw.time_ms[its] = raster.time_ms[-count:]
         if raw.geometry.shape[1]:
-            raw.geometry[index] = raster.geometry[-1]
+            raw.geometry[its] = raster.geometry[-count:]
     return raw
 
 

@@ -35,17 +35,19 @@ def draw_sites(area: Area, plan: PlanConfig, geometry: BaseGeometry, seed: int) 
         The sites, and how many candidates were refused for which reason.
     """
     refused: Counter[str] = Counter()
+    test_area = box(*plan.test_area) if plan.test_area else None
     if area.windows:
         candidates = [(window, part.test) for part in area.windows for window in _cut(part.window, plan.site_px)]
     else:
-        candidates = [(window, False) for window in _grid_windows(geometry, plan.site_px)]
+        # Each side has a grid of its own: one grid over both would lose a column of sites at the edge.
+        sides = [geometry] if test_area is None else [geometry - test_area, geometry & test_area]
+        candidates = [(window, False) for side in sides for window in _grid_windows(side, plan.site_px)]
     if not candidates:
         return [], refused
     order = np.random.default_rng(seed).permutation(len(candidates))
     candidates = [candidates[index] for index in order]
     centres = _centres([window for window, _ in candidates])
     tree = cKDTree(_on_sphere(centres))
-    test_area = box(*plan.test_area) if plan.test_area else None
     gap_deg = plan.gap_m / 111_000
     taken = np.zeros(len(candidates), bool)
     sites: list[Site] = []

@@ -195,6 +195,21 @@ def test_overlapping_patches_agree_away_from_their_edges(tiny):
     assert min(by_distance[8:]) > 0.998
 
 
+def test_a_frame_that_ends_within_the_patch_is_absent_beyond_its_edge(tiny):
+    """What a cell is told must not depend on how much of a swath lies in the rest of its patch."""
+    frames = make_frames(tiny.cfg, size=(96, 96))
+    short = frames.pixels["sentinel2"][:, ::2]
+    short[..., 48:] = float("nan")  # every other frame ends in the middle of the patch
+    whole = tiny.embed(frames, year(2))
+    right = FrameSequence(
+        {name: x[..., 48:] for name, x in frames.pixels.items()},
+        frames.time_ms,
+        {**frames.present, "sentinel2": torch.tensor([[False, True, False, True, False]] * 2)},
+    )
+    away = (whole[:, 24:72, 72:] * tiny.embed(right, year(2))[:, 24:72, 24:]).sum(-1)
+    assert away.min() > 0.9999
+
+
 def test_bfloat16_agrees_with_float32(tiny):
     frames = make_frames(tiny.cfg, size=(64, 64))
     exact = tiny.embed(frames, year(2))

@@ -27,22 +27,27 @@ def valid_of(times):
     }
 
 
-def test_held_out_frames_are_no_inputs_and_meet_their_period():
+@pytest.mark.parametrize("max_targets", [1, 4])
+def test_held_out_frames_are_no_inputs_and_meet_their_period(max_targets):
     times = make_times()
     valid = valid_of(times)
     for seed in range(200):
-        draw = draw_sample(times, SUPPORT, np.random.default_rng(seed), inputs=INPUTS, valid=valid, grouping="each")
+        draw = draw_sample(
+            times, SUPPORT, np.random.default_rng(seed), inputs=INPUTS, valid=valid, grouping="each",
+            max_targets=max_targets,
+        )  # fmt: skip
         assert set(draw.frames) == set(INPUTS)
         for name, index in draw.target.items():
-            assert index not in draw.frames.get(name, ())
+            assert 1 <= len(index) <= max_targets and (np.diff(index) > 0).all()
+            assert not np.isin(index, draw.frames.get(name, ())).any()
             start, end = draw.periods[draw.period_of[name]]
-            low, high = valid[name][index] if name in valid else (times[name][index], times[name][index] + 1)
-            assert low < end and high > start
+            low, high = valid[name][index].T if name in valid else (times[name][index], times[name][index] + 1)
+            assert (low < end).all() and (high > start).all()
         for start, end in draw.periods.values():
             assert end - start > 4 * DAY_MS and SUPPORT[0] <= start and end <= SUPPORT[1]
         for name, limit in (("sentinel2", 65), ("sentinel1", 17), ("landsat", 21)):
             chosen = draw.frames[name]
-            assert len(chosen) == min(limit, len(times[name]) - (name in draw.target))
+            assert len(chosen) == min(limit, len(times[name]) - len(draw.target.get(name, ())))
             assert len(np.unique(chosen)) == len(chosen) and (np.diff(chosen) > 0).all()
 
 
@@ -50,10 +55,24 @@ def test_equal_seeds_draw_alike_whatever_the_order_of_sources():
     times = make_times()
     a = draw_sample(times, SUPPORT, np.random.default_rng(3), inputs=INPUTS)
     b = draw_sample(dict(reversed(times.items())), SUPPORT, np.random.default_rng(3), inputs=reversed(INPUTS))
-    assert a.target == b.target and a.periods == b.periods
+    assert targets_of(a) == targets_of(b) and a.periods == b.periods
     assert all((a.frames[name] == b.frames[name]).all() for name in a.frames)
     other = draw_sample(times, SUPPORT, np.random.default_rng(4), inputs=INPUTS)
-    assert other.target != a.target
+    assert targets_of(other) != targets_of(a)
+
+
+def targets_of(draw):
+    return {name: index.tolist() for name, index in draw.target.items()}
+
+
+def test_targets_leave_three_quarters_of_an_input_source():
+    times = {"sentinel2": make_times()["sentinel2"][:12], "landsat": make_times()["landsat"][:3]}
+    for seed in range(50):
+        draw = draw_sample(
+            times, SUPPORT, np.random.default_rng(seed), inputs=INPUTS, whole_period=1.0, max_targets=8
+        )
+        assert len(draw.target["sentinel2"]) == 3 and len(draw.frames["sentinel2"]) == 9
+        assert len(draw.target["landsat"]) == 1 and len(draw.frames["landsat"]) == 2
 
 
 def test_sources_share_periods_by_group():
@@ -92,7 +111,7 @@ def test_unusable_frames_are_inputs_but_never_targets():
     usable["sentinel2"][7] = True
     for seed in range(50):
         draw = draw_sample(times, SUPPORT, np.random.default_rng(seed), inputs=INPUTS, usable=usable, whole_period=1)
-        assert draw.target["sentinel2"] == 7
+        assert draw.target["sentinel2"].tolist() == [7]
         assert len(draw.frames["sentinel2"]) == 65
 
 

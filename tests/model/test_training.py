@@ -68,6 +68,26 @@ def test_a_target_without_a_known_pixel_does_not_count(model):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_two_targets_of_a_sequence_count_like_each_alone(model):
+    model.eval()
+    batch = make_batch(model.cfg)
+    first, second = (
+        replace(t, values=t.values.nan_to_num(), weight=torch.ones_like(t.weight))
+        for t in (make_batch(model.cfg, seed=s).targets["palsar2"] for s in (1, 2))
+    )
+    assert (first.time_ms != second.time_ms).any()
+    pairs = {
+        name: torch.stack([getattr(first, name), getattr(second, name)], dim=1).flatten(0, 1)
+        for name in ("values", "weight", "time_ms", "geometry")
+    }
+    errors = []
+    for target in (first, second, replace(first, **pairs)):
+        batch.targets = {"palsar2": target}
+        errors.append(model(batch, seeded()).losses["reconstruction/palsar2"])
+    assert errors[0] != errors[1]
+    torch.testing.assert_close(errors[2], (errors[0] + errors[1]) / 2)
+
+
 def test_student_runs_every_kth_step(model):
     batch = make_batch(model.cfg)
     assert ["consistency" in model(batch, seeded()).losses for _ in range(5)] == [True, False, False, False, True]

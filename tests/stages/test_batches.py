@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.grid import DAY_MS
 from pipelines.sources.statistics import BandStatistics, Statistics
 from pipelines.stages.batches import collate, draw_for, to_batch
 from tests.stages.worlds import CLASSES, YEAR, config, sequence, sources_of
@@ -70,6 +71,22 @@ def test_a_batch_holds_one_square_of_each_sequence_in_all_sources(seed):
         assert [tuple(at) for at in found] == expected
         for r, c in expected:
             assert (heights.values[index, :, r, c] == r + top + 0.5).all()
+
+
+def test_several_targets_of_a_sequence_stand_side_by_side():
+    settings = config(train={"max_targets": 3})
+    days = {0: tuple(range(10, 130, 10)), 1: tuple(range(10, 50, 10)), 2: ()}  # 12, 4 and no Sentinel-2 frames
+    samples = [drawn(sequence(settings, i, s2=s2), [0, i], settings) for i, s2 in days.items()]
+    target = collate(samples, SOURCES, settings.train).targets["sentinel2"]
+    assert target.values.shape == (9, 2, 16, 16)
+    for index, expected in ((0, 3), (1, 1), (2, 0)):  # at most a quarter of the frames
+        part, draw, _ = samples[index]
+        rows, frames = slice(3 * index, 3 * index + expected), draw.draw.target.get("sentinel2", [])
+        assert len(frames) == expected
+        assert (place(target.values[rows])[0] == np.reshape(frames, (-1, 1, 1, 1))).all()
+        assert target.time_ms[rows].tolist() == (YEAR.start_ms + np.array(days[index])[frames] * DAY_MS).tolist()
+        assert (target.weight[rows] == 1).all() and (target.weight[3 * index + expected : 3 * index + 3] == 0).all()
+        assert (target.offset[rows] == -np.reshape(frames, (-1, 1))).all()
 
 
 @pytest.mark.parametrize("seed", range(30))
