@@ -135,6 +135,8 @@ class ModelConfig:
             "group" is GroupNorm over the tile in the precision operator.
         exchange_up: to finer grids: "smoothed", "transposed" or "bilinear" (see exchange.py).
         upsampling: from L/2 to L: "blurred_shuffle", "shuffle" or "bilinear" (see summary.py).
+        code_norm: "batch" centres and scales each of the embedding's numbers before it is brought to unit length, by
+            the statistics of the global training batch, at inference by their running means; "none" leaves it out.
         pool_heads, pool_dim: heads of the attention pooling over time and values a head.
         decoder_hidden: width of the two hidden layers of every decoder (paper: 512).
         embedding_dim, kappa: of the von Mises-Fisher bottleneck; kappa None decodes the mean direction without noise.
@@ -161,6 +163,7 @@ class ModelConfig:
     norm: Literal["pixel", "group"] = "pixel"
     exchange_up: Literal["smoothed", "transposed", "bilinear"] = "smoothed"
     upsampling: Literal["blurred_shuffle", "shuffle", "bilinear"] = "blurred_shuffle"
+    code_norm: Literal["none", "batch"] = "none"
     pool_heads: int = 16
     pool_dim: int = 32
     decoder_hidden: int = 512
@@ -297,7 +300,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "precision_dim": 32, "time_dim": 64, "space_dim": 96, "blocks": 2, "time_heads": 4, "space_heads": 4,
         "mlp_ratio": 2.0, "conv_expansion": 2.0, "pool_heads": 12, "pool_dim": 8, "decoder_hidden": 128,
         "text_hidden": 128,
-        "exchange_up": "bilinear",
+        "exchange_up": "bilinear", "code_norm": "batch",
         "uniformity_weight": 0.1, "consistency_every": 4, "teacher_drop": 0.5, "whole_period": 0.5,
     },
     "small": {

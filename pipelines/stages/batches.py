@@ -125,9 +125,7 @@ def draw_for(head: Sequence, sources: Mapping[str, Source], train: TrainConfig, 
         max_targets=train.max_targets,
     )
     none = np.empty(0, np.int64)
-    frames = {
-        name: np.concatenate([draw.frames.get(name, none), draw.target.get(name, none)]) for name in head.rasters
-    }
+    frames = {name: np.concatenate([draw.frames.get(name, none), draw.target.get(name, none)]) for name in head.rasters}
     return Drawn(draw, frames)
 
 

@@ -8,6 +8,7 @@ from torch import multiprocessing as mp
 
 from aef_model import AlphaEarth, ModelConfig
 from aef_model.losses import uniformity
+from aef_model.summary import CodeNorm
 
 
 def codes():
@@ -22,6 +23,11 @@ def work(rank, folder):
     loss = uniformity(mine, torch.arange(2) + 2 * rank, torch.Generator().manual_seed(5))
     loss.backward()
 
+    norm = CodeNorm(64)
+    skewed = (codes()[2 * rank : 2 * rank + 2] * 3 + 1).requires_grad_()
+    normed = norm(skewed)
+    normed.square().sin().sum().backward()
+
     torch.manual_seed(0)
     model = AlphaEarth(ModelConfig.named("tiny"))
     parallel = torch.nn.parallel.DistributedDataParallel(model)  # without a search for unused parameters
@@ -35,7 +41,9 @@ def work(rank, folder):
                 del part["landsat"]
         parallel(batch, torch.Generator().manual_seed(rank), step=step).total.backward()
     gradients = [p.grad for p in model.parameters()]
-    torch.save({"loss": loss.detach(), "grad": mine.grad / 2, "model": gradients}, f"{folder}/{rank}.pt")
+    found = {"loss": loss.detach(), "grad": mine.grad / 2, "model": gradients}
+    found |= {"normed": normed.detach(), "norm_grad": skewed.grad, "mean": norm.mean, "variance": norm.variance}
+    torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -49,5 +57,13 @@ def test_two_processes_act_as_one_batch_and_miss_no_source(tmp_path):
     loss.backward()
     torch.testing.assert_close((a["loss"] + b["loss"]) / 2, loss.detach())
     torch.testing.assert_close(torch.cat([a["grad"], b["grad"]]), together.grad)
+    norm = CodeNorm(64)
+    skewed = (codes() * 3 + 1).requires_grad_()
+    normed = norm(skewed)
+    normed.square().sin().sum().backward()
+    torch.testing.assert_close(torch.cat([a["normed"], b["normed"]]), normed.detach())
+    torch.testing.assert_close(torch.cat([a["norm_grad"], b["norm_grad"]]), skewed.grad)
+    assert all((part[name] == a[name]).all() for part in (a, b) for name in ("mean", "variance"))
+    torch.testing.assert_close(a["variance"], norm.variance)
     for x, y in zip(a["model"], b["model"], strict=True):
         torch.testing.assert_close(x, y)

@@ -68,9 +68,7 @@ def targets_of(draw):
 def test_targets_leave_three_quarters_of_an_input_source():
     times = {"sentinel2": make_times()["sentinel2"][:12], "landsat": make_times()["landsat"][:3]}
     for seed in range(50):
-        draw = draw_sample(
-            times, SUPPORT, np.random.default_rng(seed), inputs=INPUTS, whole_period=1.0, max_targets=8
-        )
+        draw = draw_sample(times, SUPPORT, np.random.default_rng(seed), inputs=INPUTS, whole_period=1.0, max_targets=8)
         assert len(draw.target["sentinel2"]) == 3 and len(draw.frames["sentinel2"]) == 9
         assert len(draw.target["landsat"]) == 1 and len(draw.frames["landsat"]) == 2
 
