@@ -119,9 +119,7 @@ class CodeNorm(nn.Module):
         if self.training:
             cells = x.flatten(0, -2)
             spread, middle = torch.var_mean(cells, dim=0, correction=0)
-            moments = gather(
-                torch.stack([middle, spread])[None]
-            )  # (processes, 2, D): the global batch's from each part
+            moments = gather(torch.stack([middle, spread])[None])  # (processes, 2, D)
             mean = moments[:, 0].mean(dim=0)
             variance = (moments[:, 1] + (moments[:, 0] - mean).square()).mean(dim=0)
             with torch.no_grad():

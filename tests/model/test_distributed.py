@@ -62,7 +62,7 @@ def test_two_processes_act_as_one_batch_and_miss_no_source(tmp_path):
     normed = norm(skewed)
     normed.square().sin().sum().backward()
     torch.testing.assert_close(torch.cat([a["normed"], b["normed"]]), normed.detach())
-    torch.testing.assert_close(torch.cat([a["norm_grad"], b["norm_grad"]]), skewed.grad)
+    torch.testing.assert_close(torch.cat([a["norm_grad"], b["norm_grad"]]), skewed.grad, atol=1e-4, rtol=1e-4)
     assert all((part[name] == a[name]).all() for part in (a, b) for name in ("mean", "variance"))
     torch.testing.assert_close(a["variance"], norm.variance)
     for x, y in zip(a["model"], b["model"], strict=True):

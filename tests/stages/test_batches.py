@@ -80,7 +80,7 @@ def test_several_targets_of_a_sequence_stand_side_by_side():
     target = collate(samples, SOURCES, settings.train).targets["sentinel2"]
     assert target.values.shape == (9, 2, 16, 16)
     for index, expected in ((0, 3), (1, 1), (2, 0)):  # at most a quarter of the frames
-        part, draw, _ = samples[index]
+        _, draw, _ = samples[index]
         rows, frames = slice(3 * index, 3 * index + expected), draw.draw.target.get("sentinel2", [])
         assert len(frames) == expected
         assert (place(target.values[rows])[0] == np.reshape(frames, (-1, 1, 1, 1))).all()
