@@ -74,7 +74,7 @@ def test_a_batch_holds_one_square_of_each_sequence_in_all_sources(seed):
 
 
 def test_several_targets_of_a_sequence_stand_side_by_side():
-    settings = config(train={"max_targets": 3})
+    settings = config(train={"max_targets": 3, "whole_period": 1.0})
     days = {0: tuple(range(10, 130, 10)), 1: tuple(range(10, 50, 10)), 2: ()}  # 12, 4 and no Sentinel-2 frames
     samples = [drawn(sequence(settings, i, s2=s2), [0, i], settings) for i, s2 in days.items()]
     target = collate(samples, SOURCES, settings.train).targets["sentinel2"]
