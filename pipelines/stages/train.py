@@ -1,4 +1,4 @@
-"""Train: fit the model with Ray Train on the shards, every rank fed by its own Ray Data pipeline.
+"""Train: fit the model with Ray Train on the shards, every rank fed by plain Ray tasks that decode ahead of it.
 
 The order of samples is fixed by the seed alone: step by step and position by position in the global batch, whatever
 the number of workers. Rank 0 writes checkpoints to the root itself; a worker that dies is replaced and the run goes
