@@ -38,9 +38,7 @@ def read_points(
             continue
         for asset in scene.assets.values():
             signer = signer_of(sign, scene)
-            read = partial(
-                _granule, window=window, source=source, authorization=getattr(signer, "authorization", None)
-            )
+            read = partial(_granule, window=window, source=source, authorization=getattr(signer, "authorization", None))
             found = retrying(read, asset.href, signer)
             if isinstance(found, Failure):
                 failures.append(ReadFailure(source.name, scene.scene_id, asset.href, found.kind, found.reason))

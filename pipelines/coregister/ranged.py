@@ -40,9 +40,7 @@ class RangedFile(io.RawIOBase):
             else:
                 request.headers["Authorization"] = header
 
-        self._client = httpx.Client(
-            timeout=TIMEOUT_S, follow_redirects=True, event_hooks={"request": [authorise]}
-        )
+        self._client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, event_hooks={"request": [authorise]})
         self._blocks: dict[int, bytes] = {}
         self._position = 0
         self._size = 0

@@ -84,9 +84,7 @@ class Server:
 
 
 @contextmanager
-def serve(
-    folder: Path, spoil: Spoil = lambda path, seen: None, demand: str | None = None
-) -> Iterator[Server]:
+def serve(folder: Path, spoil: Spoil = lambda path, seen: None, demand: str | None = None) -> Iterator[Server]:
     """Serve a folder; ``demand``: the ``Authorization`` header without which the answer is 401."""
     server = Server(folder, spoil, demand)
     thread = threading.Thread(target=server.http.serve_forever, args=(0.01,), daemon=True)
