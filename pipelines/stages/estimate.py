@@ -55,8 +55,12 @@ class Estimate:
         if self.flop:
             parts.append(f"{self.flop:.2g} FLOP")
         price = self.gpu_hours * cost.gpu_hour + self.cpu_hours * cost.cpu_hour
-        hours = f"{self.gpu_hours:.2g} GPU-hours, {self.cpu_hours:.2g} CPU-hours"
-        return ", ".join([*parts, hours, f"cost {price:.2g}"])
+        hours = f"{_number(self.gpu_hours)} GPU-hours, {_number(self.cpu_hours)} CPU-hours"
+        return ", ".join([*parts, hours, f"cost {_number(price)}"])
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _size(count: float) -> str:

@@ -86,7 +86,9 @@ class Tally:
                 frames[scene.source, source.acquisition_key(scene)].append(scene)
         for (name, _), pieces in frames.items():
             self._covered[name] += union_all([piece.footprint for piece in pieces]).intersection(cell).area
-            self._files.setdefault(name, tuple(_file(asset, sources[name]) for asset in pieces[0].assets.values()))
+            files = tuple(_file(asset, sources[name]) for asset in pieces[0].assets.values())
+            # The largest stand for all: a clipped file of one place would hide the whole ones of the others.
+            self._files[name] = max(self._files.get(name, files), files, key=_pixels)
 
     def looks(self) -> dict[str, Look]:
         """What was seen, by source; products that hold always count for every period."""
@@ -95,6 +97,10 @@ class Tally:
             periods = len(self.config.periods) if self.config.source(name).kind is Kind.FRAMES else 1
             found[name] = Look(covered / self.area.area / periods, self._files[name])
         return found
+
+
+def _pixels(files: tuple[File, ...]) -> int:
+    return sum(file.rows * file.columns for file in files)
 
 
 def _file(asset: Asset, source: Source) -> File:

@@ -49,6 +49,15 @@ def test_frames_are_counted_by_what_they_cover_and_pieces_of_one_acquisition_onc
     assert looks_from_dict(json.loads(json.dumps(looks_to_dict(looks)))) == looks
 
 
+def test_the_largest_files_stand_for_all_of_a_source():
+    area = box(4, 50, 6, 51)
+    small, large = (Asset("/a.tif", "red", "uint16", transform=(10, 0, 0, 0, -10, 0), shape=(n, n)) for n in (6, 64))
+    tally = Tally(config(), area)
+    for day, asset in enumerate((small, large, small)):
+        tally.add([scene("sentinel2", area, day, red=asset)], area)
+    assert tally.looks()["sentinel2"] == Look(3.0, (File(10.0, 2, 64, 64),))
+
+
 def test_files_in_degrees_and_files_of_which_nothing_is_said():
     area = box(4, 59, 6, 61)
     arc_second = 1 / 3600
@@ -98,6 +107,7 @@ def test_hours_and_price_are_the_work_over_the_rate():
     assert needs.gpu_hours == pytest.approx(needs.flop / 1e12 / 3600)
     assert needs.cpu_hours == pytest.approx(needs.fetched / 1e9 * 36 / 3600)
     assert Estimate(gpu_hours=2, cpu_hours=1).text(configured) == "2 GPU-hours, 1 CPU-hours, cost 11"
+    assert Estimate(gpu_hours=1234).text(configured) == "1234 GPU-hours, 0 CPU-hours, cost 3702"
 
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "sandbox.yaml"
