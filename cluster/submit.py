@@ -8,8 +8,11 @@ import os
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 
+import aiohttp
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pipelines.config import Config, ConfigError
@@ -18,6 +21,9 @@ from pipelines.stages.session import WORKER_ENVIRONMENT
 PROJECT = Path(__file__).resolve().parent.parent
 # The job's working directory travels through the cluster's control store: code and configuration only.
 EXCLUDES = ["/.venv/", "/.git/", "/runs/", "/out/", "/tests/", "/docs/", "*.tif", "*.parquet", "*.pt", "__pycache__/"]
+# A dashboard that answers nothing for this long (a head that restarts takes a minute) has been lost.
+POLL_S = 2.0
+LOST_AFTER = 60
 JOB_ENVIRONMENT = {**WORKER_ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
 
 
@@ -51,6 +57,7 @@ def submit(options: argparse.Namespace, config: Config) -> int:
 
     Raises:
         ConfigError: when no cluster answers.
+        ConnectionError: when it no longer answers while the job is followed.
     """
     address = options.address or os.environ.get("RAY_API_SERVER_ADDRESS")
     if not address:
@@ -58,7 +65,7 @@ def submit(options: argparse.Namespace, config: Config) -> int:
     command = entrypoint(options, config)
     try:
         client = JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, AuthenticationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"--address {address}: no Ray dashboard answers ({reason}); start the cluster or mend it"
@@ -80,20 +87,60 @@ def submit(options: argparse.Namespace, config: Config) -> int:
     if options.no_wait:
         return 0
     try:
-        asyncio.run(_follow(client, job))
+        follow(client, job)
+        return exit_status(client, job)
     except KeyboardInterrupt:
         print(f"[submit] the job goes on; stop it with: ray job stop {job} --address {address}", file=sys.stderr)
         raise
-    return exit_status(client, job)
+    except OSError as error:
+        raise ConnectionError(
+            f"--address {address}: lost the cluster's dashboard ({error}); job {job} may go on: "
+            f"give the same command with --job-id {job} to follow it again"
+        ) from error
 
 
 def _known(client: JobSubmissionClient, job: str) -> bool:
     return any(details.submission_id == job for details in client.list_jobs())
 
 
-async def _follow(client: JobSubmissionClient, job: str) -> None:
-    async for lines in client.tail_job_logs(job):
-        print(lines, end="", flush=True)
+class _Log:
+    """What a job printed, each character once, though every connection gives the log from its start."""
+
+    def __init__(self) -> None:
+        self.shown = 0
+
+    async def tail(self, client: JobSubmissionClient, job: str) -> None:
+        """Print what is new until the connection ends."""
+        position = 0
+        async for lines in client.tail_job_logs(job):
+            print(lines[max(self.shown - position, 0) :], end="", flush=True)
+            position += len(lines)
+            self.shown = max(self.shown, position)
+
+
+def follow(client: JobSubmissionClient, job: str) -> None:
+    """Print the job's log until the job has ended; a connection that ends before is made again.
+
+    Raises:
+        ConnectionError: the dashboard told no status ``LOST_AFTER`` times on end.
+    """
+    log, lost, ended = _Log(), 0, False
+    while True:
+        seen_to_end, broken = ended, False
+        try:
+            asyncio.run(log.tail(client, job))
+        except (OSError, RuntimeError, aiohttp.ClientError):
+            broken = True  # says nothing about the job; its status does
+        try:
+            ended, lost = client.get_job_status(job).is_terminal(), 0
+        except (OSError, RuntimeError) as error:
+            lost += 1
+            if lost == LOST_AFTER:
+                raise ConnectionError(" ".join(str(error).split())) from error
+        # A log that broke off is asked for once more after the end, for its last lines.
+        if ended and (seen_to_end or not broken):
+            return
+        time.sleep(POLL_S)
 
 
 def exit_status(client: JobSubmissionClient, job: str) -> int:

@@ -33,6 +33,10 @@ STAGES = {
 }
 
 
+# Those of pipelines/sandbox/faults.py, which needs the web framework; a test keeps the two equal.
+FAULTS = ("latency", "throttled", "unavailable", "missing", "truncated", "expired", "signature", "too_large")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aef", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -64,24 +68,35 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--open", action="store_true", help="open the report in the browser")
     sandbox = add("sandbox", "Build the synthetic Earth, or serve it or any static STAC catalog.")
     actions = sandbox.add_subparsers(dest="action", required=True, metavar="ACTION")
-    build = actions.add_parser("build", help="render the synthetic Earth into files and a static STAC catalog")
+    build_help = "Render the synthetic Earth into files and a static STAC catalog."
+    build = actions.add_parser("build", help=build_help, description=build_help)
     build.add_argument("--path", default="runs/sandbox/sandbox", help="target folder (default: %(default)s)")
-    build.add_argument("--size", choices=("tiny", "small", "large"), default="small")
-    build.add_argument("--seed", type=int, default=7)
-    build.add_argument("--workers", type=int, default=2)
-    serve = actions.add_parser("serve", help="serve a static catalog as a STAC API with byte-range assets")
+    build.add_argument(
+        "--size",
+        choices=("tiny", "small", "large"),
+        default="small",
+        help="side of the region: 2.6, 10 or 30 km (default: %(default)s)",
+    )
+    build.add_argument("--seed", type=int, default=7, help="another number is another Earth (default: %(default)s)")
+    build.add_argument("--workers", type=int, default=2, help="processes that render (default: %(default)s)")
+    serve_help = "Serve a static catalog as a STAC API with byte-range assets."
+    serve = actions.add_parser("serve", help=serve_help, description=serve_help)
     serve.add_argument(
         "--catalog", default="runs/sandbox/sandbox/catalog", help="static catalog folder (default: %(default)s)"
     )
-    serve.add_argument("--host", default="127.0.0.1")
-    serve.add_argument("--port", type=int, default=8591)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=8591, help="port to listen at; 0: a free one (default: %(default)s)")
     serve.add_argument(
-        "--fault", action="append", default=[], metavar="NAME=P", help="inject faults, e.g. --fault unavailable=0.05"
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME=P",
+        help=f"strike requests with probability P, e.g. unavailable=0.05 (repeatable); NAME: {', '.join(FAULTS)}",
     )
     submit = add(
         "submit", "Run a stage as a job of a Ray cluster (ray job submit), follow its log, pass on its status."
     )
-    submit.add_argument("stage", choices=("plan", "ingest", "train", "embed", "evaluate", "run"))
+    submit.add_argument("stage", choices=("plan", "ingest", "train", "embed", "evaluate", "run"), help="what to run")
     with_config(submit)
     submit.add_argument("--address", help="dashboard address of the cluster (default: RAY_API_SERVER_ADDRESS)")
     submit.add_argument("--job-id", help="fixed submission id: submitting it twice runs it once")

@@ -242,6 +242,22 @@ class RayConfig(_Part):
     object_store_mb: int = Field(1024, ge=80)
 
 
+class CostConfig(_Part):
+    """What ``--dry-run`` reckons with: assumed rates, and prices in whatever currency you pay."""
+
+    gpu_tflops: float = Field(40, gt=0, description="TFLOP/s that a GPU achieves: a fifth of an L40S's dense bfloat16")
+    gpu_hour: float = Field(2.0, ge=0, description="price of a GPU for an hour, with its machine")
+    cpu_gflops: float = Field(
+        40, gt=0, description="GFLOP/s that a core achieves where there is no GPU: measured, training tiny on 2 cores"
+    )
+    cpu_hour: float = Field(0.05, ge=0, description="price of a core for an hour")
+    cpu_seconds_per_gb: float = Field(
+        20, ge=0, description="core seconds for a GB fetched: 8 to inflate (174 Mpx/s of uint16), 11 to warp (69 Mpx/s)"
+    )
+    compression: float = Field(1.45, ge=1, description="native bytes over fetched bytes: measured, deflate of uint16")
+    block_px: int = Field(512, ge=0, description="side of the blocks of the archives' files, which are read whole")
+
+
 class Config(_Part):
     """The whole system's configuration."""
 
@@ -257,6 +273,7 @@ class Config(_Part):
     train: TrainConfig = TrainConfig()
     embed: EmbedConfig = EmbedConfig()
     evaluate: EvaluateConfig | None = None
+    cost: CostConfig = CostConfig()
     ray: RayConfig = RayConfig()
 
     @field_validator("periods")

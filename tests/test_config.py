@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from shapely.geometry import box, mapping
@@ -48,6 +49,20 @@ def test_every_named_configuration_loads(path, monkeypatch):
     monkeypatch.setenv("AEF_REAL_DATA", "/data")
     config = load_config(path)
     assert config.support_periods and Path(config.root).is_absolute()
+
+
+def test_a_node_of_the_cluster_holds_what_the_real_region_reads_at_once():
+    """All blocks, or all tiles, may be read on one node of 64 GiB, half of which is for everything else."""
+    config = load_config(CONFIGS[0].parent / "region_earth_search.yaml")
+    frames = {"sentinel2": 150, "sentinel1": 110, "landsat": 65}
+    pixel_bytes = 0
+    for name, count in frames.items():
+        source = config.source(name)
+        pixel_bytes += count * (len(source.bands) * np.dtype(source.dtype).itemsize + 1)
+    assert pixel_bytes == pytest.approx(4400, rel=0.05)
+    blocks = config.ingest.workers * config.ingest.block_px**2
+    tiles = config.embed.readers * (config.plan.tile_px + 2 * config.embed.margin_px) ** 2
+    assert max(blocks, tiles) * pixel_bytes < 32 * 2**30
 
 
 def test_there_are_configurations():

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import _parser, main
+from pipelines.cli import FAULTS, _parser, main
+from pipelines.sandbox import faults
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text()
@@ -72,10 +73,27 @@ def test_help_is_quick_and_needs_neither_ray_nor_torch():
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_each_commands_help_says_what_it_does_and_each_option_what_it_is_for(command, capsys):
-    parser = _parser()._subparsers._group_actions[0].choices[command]
+def parsers(parser, name="aef"):
+    """Every command and sub-command with its full name."""
+    for group in parser._subparsers._group_actions if parser._subparsers else []:
+        for word, inner in group.choices.items():
+            yield f"{name} {word}", inner
+            yield from parsers(inner, f"{name} {word}")
+
+
+@pytest.mark.parametrize(
+    ("name", "parser"), [pytest.param(name, parser, id=name) for name, parser in parsers(_parser())]
+)
+def test_each_commands_help_says_what_it_does_and_each_option_what_it_is_for(name, parser):
     assert len(parser.description.split()) > 5
     for action in parser._actions:
-        if action.option_strings:
-            assert action.help, f"aef {command} {action.option_strings[0]}"
+        if action.option_strings or action.choices:
+            assert action.help or action.dest == "action", f"{name} {action.option_strings or action.dest}"
+
+
+def test_sub_commands_are_looked_at_too():
+    assert {"aef sandbox build", "aef sandbox serve", "aef run"} <= {name for name, _ in parsers(_parser())}
+
+
+def test_the_faults_that_the_help_lists_are_those_that_the_server_knows():
+    assert FAULTS == tuple(faults._DEFAULTS)

@@ -25,7 +25,7 @@ BELOW = {
 }
 WEB = {"starlette", "fastapi", "uvicorn", "stac_fastapi"}
 # The stages that hold the model or feed it; the data side knows nothing of it.
-MODEL_STAGES = {"train", "embed", "embedder", "checkpoint", "batches", "feed", "modelling", "patches"}
+MODEL_STAGES = {"train", "embed", "embedder", "checkpoint", "batches", "feed", "modelling", "patches", "estimate"}
 
 
 def imported(tree):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import radians, sin
 from typing import Any
 
+from pipelines.catalogs.base import UnusableItem
+
 # Our band -> keys of the USGS product; Planetary Computer's first collection used them.
 _USGS = {
     "coastal": ("SR_B1", "B1"),
@@ -25,6 +27,24 @@ _SURFACE_REFLECTANCE = (2.75e-5, -0.2)
 _SURFACE_TEMPERATURE = (0.00341802, 149.0)
 # Landsat 8-9 Data Users Handbook, section 5: REFLECTANCE_MULT_BAND and _ADD_BAND, before the sun's elevation.
 _TOP_OF_ATMOSPHERE = (2e-5, -0.1)
+# SPEC 1.2: Landsat 8 and 9, Collection 2, Tier 1. The older sensors' band numbers mean other wavelengths.
+_PLATFORMS = ("8", "9")
+_TIER = "T1"
+
+
+def require_tier_1(item: Mapping[str, Any]) -> None:
+    """Refuse what is not Landsat 8 or 9, Tier 1, where the item says so; an item that does not say is taken.
+
+    Raises:
+        UnusableItem: another satellite, or a scene whose geometry or radiometry did not reach Tier 1.
+    """
+    properties = item.get("properties") or {}
+    platform = str(properties.get("platform") or "").lower().replace("_", "-").replace(" ", "-")
+    if platform.startswith("landsat-") and platform.removeprefix("landsat-") not in _PLATFORMS:
+        raise UnusableItem(f"{platform} is not Landsat 8 or 9")
+    tier = properties.get("landsat:collection_category")
+    if tier is not None and tier != _TIER:
+        raise UnusableItem(f"collection category {tier} is not Tier 1")
 
 
 def asset_keys(band: str) -> tuple[str, ...]:

@@ -75,9 +75,12 @@ def normalise(
         base: address of the item, against which relative hrefs are resolved; default its own "self" link.
 
     Raises:
-        UnusableItem: the item lacks something without which its pixels cannot be placed in space, time or units.
+        UnusableItem: the item lacks something without which its pixels cannot be placed in space, time or units, or
+            is of a sensor or grade that the source is not.
     """
     collection = str(item.get("collection") or collection or "")
+    if source.name == "landsat":
+        landsat.require_tier_1(item)
     outline = footprint(item)
     time_ms, valid_ms = _times(item, source.kind)
     assets = scene_assets(item, source, collection=collection, base=base)

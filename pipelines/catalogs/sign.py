@@ -6,10 +6,13 @@ are never part of a signer, a plan or a message.
 
 from __future__ import annotations
 
+import netrc
 import os
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -21,6 +24,14 @@ from pipelines.grid import parse_time_ms
 PLANETARY_COMPUTER_TOKENS = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
 _AZURE = ".blob.core.windows.net"
 _ATTEMPTS = 6
+# Where AWS says who this process is: keys, a profile or a role; then what containers and clusters are given.
+_AWS_NAMED = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN")
+_AWS_GIVEN = (
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+)
+_MACHINE_VENDOR = Path("/sys/devices/virtual/dmi/id/sys_vendor")
 
 
 class SigningError(ConnectionError):
@@ -42,6 +53,10 @@ class Signer(Protocol):
         """GDAL configuration with which an address is read; may hold credentials, so never log it."""
         ...
 
+    def authorization(self, href: str) -> str | None:
+        """``Authorization`` header for the host of an address, redirects included; None: send none. Never log it."""
+        ...
+
 
 class Unsigned:
     """Addresses that anybody can open."""
@@ -55,9 +70,12 @@ class Unsigned:
     def gdal_options(self, href: str) -> dict[str, str]:
         return {}
 
+    def authorization(self, href: str) -> str | None:
+        return None
+
 
 class Buckets(Unsigned):
-    """S3 addresses: requester-pays buckets and other providers' endpoints; keys are AWS's own environment variables.
+    """S3 addresses: requester-pays buckets and other providers' endpoints; the account is found as AWS's tools find it.
 
     Buckets that are neither private nor requester-pays are read without keys.
     """
@@ -84,16 +102,44 @@ class Buckets(Unsigned):
             return {}
         options = {"AWS_S3_ENDPOINT": self.endpoint, "AWS_VIRTUAL_HOSTING": "FALSE"} if self.endpoint else {}
         if parts.netloc in self.REQUESTER_PAYS | self.PRIVATE:
-            if not any(os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN")):
-                remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            # Another provider's bucket knows no role of AWS's, so a private one needs keys.
+            if not (_has_keys() or (parts.netloc in self.REQUESTER_PAYS and _has_role())):
+                remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or write ~/.aws/credentials"
                 raise SigningError(f"s3://{parts.netloc} needs an account: {remedy}")
             payer = {"AWS_REQUEST_PAYER": "requester"} if parts.netloc in self.REQUESTER_PAYS else {}
             return options | payer
         return options | {"AWS_NO_SIGN_REQUEST": "YES"}
 
 
+def _has_keys() -> bool:
+    """Whether the environment or the user's file names an AWS account."""
+    file = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or Path.home() / ".aws" / "credentials")
+    return any(os.environ.get(name) for name in _AWS_NAMED) or file.is_file()
+
+
+def _has_role() -> bool:
+    """Whether the container or machine can be given credentials; whether its role allows the bucket, AWS will say."""
+    if any(os.environ.get(name) for name in _AWS_GIVEN):
+        return True
+    return _MACHINE_VENDOR.is_file() and _MACHINE_VENDOR.read_text().strip() == "Amazon EC2"
+
+
 class Earthdata(Unsigned):
     """NASA's archives: a bearer token from ``EARTHDATA_TOKEN``, else the user's ``~/.netrc``."""
+
+    def __init__(
+        self,
+        hosts: tuple[str, ...] = ("earthdata.nasa.gov", "earthdatacloud.nasa.gov"),
+        login: str = "urs.earthdata.nasa.gov",
+    ) -> None:
+        """A signer of NASA's addresses.
+
+        Args:
+            hosts: domains that may see the token. The archives redirect to storage that must not, and refuses it.
+            login: host that takes name and password, to which the archives redirect who comes without a token.
+        """
+        self.hosts = hosts
+        self.login = login
 
     def gdal_options(self, href: str) -> dict[str, str]:
         token = os.environ.get("EARTHDATA_TOKEN")
@@ -102,6 +148,26 @@ class Earthdata(Unsigned):
         if token:
             return options | {"GDAL_HTTP_AUTH": "BEARER", "GDAL_HTTP_BEARER": token}
         return options | {"GDAL_HTTP_NETRC": "YES"}
+
+    def authorization(self, href: str) -> str | None:
+        """See :class:`Signer`.
+
+        Raises:
+            SigningError: ``~/.netrc`` cannot be understood.
+        """
+        host = urlsplit(href).hostname or ""
+        token = os.environ.get("EARTHDATA_TOKEN")
+        if token:
+            return f"Bearer {token}" if any(host == own or host.endswith(f".{own}") for own in self.hosts) else None
+        path = Path.home() / ".netrc"
+        if host != self.login or not path.is_file():
+            return None
+        try:
+            found = netrc.netrc(str(path)).authenticators(host)
+        except netrc.NetrcParseError as error:
+            # Not its text: it may quote the line with the password.
+            raise SigningError(f"{path}, line {error.lineno}: not a valid netrc file; mend it") from None
+        return f"Basic {b64encode(f'{found[0]}:{found[2]}'.encode()).decode()}" if found else None
 
 
 class TokenSigner(Unsigned):

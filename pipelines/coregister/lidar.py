@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.coregister.fetch import Failure, Signers, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
-from pipelines.coregister.ranged import BLOCK_BYTES, RangedFile
+from pipelines.coregister.ranged import BLOCK_BYTES, Authorization, RangedFile
 from pipelines.grid import WGS84, Period, Window, parse_time_ms, transformer
 from pipelines.scenes import Scene
 from pipelines.sequence import PointSamples
@@ -37,7 +37,9 @@ def read_points(
         if scene.footprint is not None and not scene.footprint.intersects(window.footprint()):
             continue
         for asset in scene.assets.values():
-            found = retrying(partial(_granule, window=window, source=source), asset.href, signer_of(sign, scene))
+            signer = signer_of(sign, scene)
+            read = partial(_granule, window=window, source=source, authorization=getattr(signer, "authorization", None))
+            found = retrying(read, asset.href, signer)
             if isinstance(found, Failure):
                 failures.append(ReadFailure(source.name, scene.scene_id, asset.href, found.kind, found.reason))
             else:
@@ -54,16 +56,18 @@ def read_points(
     return PointSamples(row[order], col[order], time_ms[order], values[order]), failures
 
 
-def _granule(href: str, window: Window, source: Source) -> list[PointSamples]:
+def _granule(
+    href: str, window: Window, source: Source, authorization: Authorization | None = None
+) -> list[PointSamples]:
     """The good footprints of every beam."""
-    with _open(href) as file:
+    with _open(href, authorization) as file:
         return [_beam(file[name], window, source) for name in sorted(file) if name.startswith("BEAM")]
 
 
 @contextmanager
-def _open(href: str) -> Iterator[h5py.File]:
+def _open(href: str, authorization: Authorization | None = None) -> Iterator[h5py.File]:
     if href.startswith(("http://", "https://")):
-        with RangedFile(href) as handle, h5py.File(handle, "r") as file:
+        with RangedFile(href, authorization) as handle, h5py.File(handle, "r") as file:
             yield file
     elif "://" in href:
         with fsspec.open(href, "rb", block_size=BLOCK_BYTES) as handle, h5py.File(handle, "r") as file:

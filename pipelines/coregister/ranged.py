@@ -7,25 +7,40 @@ and a garbage collection there that frees an HDF5 handle waits for that lock for
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from types import TracebackType
 
 import httpx
 
 BLOCK_BYTES = 2**18
 TIMEOUT_S = 60
+Authorization = Callable[[str], str | None]
 
 
 class RangedFile(io.RawIOBase):
     """Read-only; blocks that were read are kept until it is closed."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, authorization: Authorization | None = None) -> None:
         """Opens an address.
+
+        Args:
+            url: the address.
+            authorization: the ``Authorization`` header for a URL, None for none. Asked anew at every redirect, so that
+                no host sees what is meant for another.
 
         Raises:
             OSError: the server refuses it, or does not serve ranges.
         """
         self._url = url
-        self._client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True)
+
+        def authorise(request: httpx.Request) -> None:
+            header = authorization(str(request.url)) if authorization is not None else None
+            if header is None:
+                request.headers.pop("Authorization", None)
+            else:
+                request.headers["Authorization"] = header
+
+        self._client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, event_hooks={"request": [authorise]})
         self._blocks: dict[int, bytes] = {}
         self._position = 0
         self._size = 0
@@ -80,6 +95,8 @@ class RangedFile(io.RawIOBase):
             raise ConnectionError(f"connection failed: {error}") from error
         if answer.status_code != 206:
             wanted = " to a range request" if answer.status_code == 200 else ""
+            if answer.status_code == 401 and "Authorization" not in answer.request.headers:
+                wanted = f" at {answer.url.host}: it wants a login, and none is known here"
             raise OSError(f"the server answered {answer.status_code}{wanted}")
         size = int(answer.headers["Content-Range"].rsplit("/", 1)[1])
         if len(answer.content) != min(BLOCK_BYTES, size - first):

@@ -11,12 +11,20 @@ from pathlib import Path
 
 from pipelines.config import Config, ConfigError
 from pipelines.stages import embed, evaluate, ingest, plan, train
-from pipelines.stages.earth import build_earth, served_catalog
+from pipelines.stages.earth import build_earth, describe_earth, served_catalog
+from pipelines.stages.estimate import Estimate
 from pipelines.stages.session import MemoryMonitor, StageResult, ray_session, write_summary
+from pipelines.stages.survey import Survey
 from pipelines.storage import Storage
 
 ORDER = ("plan", "ingest", "train", "embed", "evaluate")
 NEEDS_CATALOG = {"plan", "ingest", "embed"}
+ASSUMPTIONS = (
+    "Assumed (cost in the configuration): {cost.gpu_tflops:g} TFLOP/s a GPU at {cost.gpu_hour:g} an hour, "
+    "{cost.cpu_gflops:g} GFLOP/s a core at {cost.cpu_hour:g} an hour, {cost.cpu_seconds_per_gb:g} core seconds a GB "
+    "fetched, {cost.compression:g}:1 compression (measured, deflate of uint16), files in blocks of {cost.block_px} px. "
+    "Images only: climate, lidar and texts are not in the bytes."
+)
 
 
 def run_stages(config: Config, options: argparse.Namespace) -> int:
@@ -78,19 +86,29 @@ def _measured(storage: Storage, name: str, work: Callable[[], StageResult]) -> S
 
 
 def dry_run(config: Config, names: tuple[str, ...]) -> int:
-    """Print what the stages would do, from the catalogs (plan) or from the plan on storage."""
-    with contextlib.ExitStack() as stack:
-        for name in names:
-            if name == "plan":
-                stack.enter_context(served_catalog(config))
-                plan.run(config, dry_run=True)
-            elif name == "evaluate":
-                assert config.evaluate is not None or len(names) == 1
-                evaluate.describe(config)
-            elif not Storage(config.root).exists(plan.PLAN):
-                print(f"[{name}] needs the plan; `aef plan` has not run under {config.root}")
-            else:
-                {"ingest": ingest.describe, "train": train.describe, "embed": embed.describe}[name](config)
+    """Print what the stages would do, from the catalogs (plan) or from the plan on storage; nothing is written."""
+    survey: Survey | None = None
+    total, described = Estimate(), 0
+    describes = {"ingest": ingest.describe, "train": train.describe, "embed": embed.describe}
+    if "plan" in names:
+        if describe_earth(config):
+            return 0
+        with served_catalog(config):
+            survey = plan.dry_run(config)
+    elif set(names) & set(describes) and Storage(config.root).exists(plan.PLAN):
+        survey = plan.Plan.load(config).survey()
+    for name in names:
+        if name == "evaluate":
+            evaluate.describe(config)
+        elif name in describes and survey is None:
+            print(f"[{name}] needs the plan; `aef plan` has not run under {config.root}")
+        elif name in describes and survey is not None:
+            total += describes[name](config, survey)
+            described += 1
+    if described > 1:
+        print(f"[all] {total.text(config)}")
+    if described:
+        print(ASSUMPTIONS.format(cost=config.cost))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,29 @@ def build_earth(config: Config) -> StageResult:
     if not built.built:
         print(f"[sandbox] already built at {config.sandbox_path}")
     return result
+
+
+def describe_earth(config: Config) -> bool:
+    """Print what would be built, where the configured synthetic Earth is not complete; whether that is so."""
+    from pipelines.sandbox.parameters import parameters_for
+
+    if config.sandbox is None or config.sandbox.size is None:
+        return False
+    manifest = config.sandbox_path / "manifest.json"
+    if manifest.is_file() and json.loads(manifest.read_text())["complete"]:
+        return False
+    size, seed, path = config.sandbox.size, config.sandbox.seed, config.sandbox_path
+    world = parameters_for(size, seed)
+    print(
+        f"[sandbox] would build the {size} synthetic Earth at {path}: {world.width_m / 1e3:g} x "
+        f"{world.height_m / 1e3:g} km around {world.centre_lat:g} N {world.centre_lon:g} E, years "
+        f"{', '.join(map(str, world.years))}, seed {seed}"
+    )
+    print(
+        "[plan] the plan of a synthetic Earth needs the Earth: run `aef sandbox build "
+        f"--size {size} --seed {seed} --path {path}`, or `aef run` without --dry-run"
+    )
+    return True
 
 
 @contextlib.contextmanager

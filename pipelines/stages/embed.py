@@ -45,11 +45,14 @@ from pipelines.scenes import Scene
 from pipelines.shards import from_bytes, to_bytes
 from pipelines.sources import Source
 from pipelines.stages import checkpoint as checkpoints
+from pipelines.stages import estimate
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.embedder import Embedder, observation_counts
+from pipelines.stages.estimate import Estimate
 from pipelines.stages.plan import Plan
 from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
 from pipelines.stages.signing import signers
+from pipelines.stages.survey import Survey
 from pipelines.storage import Storage
 
 STAC_MODEL = "embeddings/stac/model.json"
@@ -273,15 +276,17 @@ def verify(config: Config) -> list[str]:
     return problems
 
 
-def describe(config: Config) -> None:
-    """Print what embed would do."""
-    tiles = Plan.load(config).tiles()
+def describe(config: Config, survey: Survey) -> Estimate:
+    """Print what embed would do with a plan."""
+    tiles = survey.tiles
     done = len(committed_tiles(Storage(config.root)))
     pixels = sum(tile.window.width_px * tile.window.height_px for tile in tiles) * len(config.periods)
+    needs = estimate.embed(config, survey)
     print(
-        f"[embed] {len(tiles) * len(config.periods)} tiles of {config.plan.tile_px} px, {pixels / 1e4:.0f} km2, "
-        f"{pixels * 64 / 2**30:.2f} GiB before compression; {done} committed already"
+        f"[embed] {len(tiles) * len(config.periods)} tiles of {config.plan.tile_px} px, {pixels / 1e4:.0f} km2; "
+        f"{needs.text(config)}; {done} committed already"
     )
+    return needs
 
 
 def status_line(config: Config) -> str:

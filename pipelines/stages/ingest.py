@@ -27,10 +27,13 @@ from pipelines.scenes import Scene
 from pipelines.sequence import Sequence
 from pipelines.shards import ShardInfo, open_shards, update_manifest, write_shard
 from pipelines.sources import Source
+from pipelines.stages import estimate
+from pipelines.stages.estimate import Estimate
 from pipelines.stages.plan import Plan
 from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
 from pipelines.stages.signing import signers
 from pipelines.stages.sums import SequenceSums
+from pipelines.stages.survey import Survey
 from pipelines.stages.texts import TextVectors, encode_planned_texts
 from pipelines.storage import Storage
 
@@ -270,15 +273,17 @@ def current_shards(config: Config, split: str) -> list[str]:
     return [path for path in storage.read_json(CURRENT)["shards"] if path.startswith(f"{SHARDS}/{split}/")]
 
 
-def describe(config: Config) -> None:
-    """Print what ingest would do."""
-    groups = groups_of(Plan.load(config).sites(), config.support_periods, config.ingest.block_px)
+def describe(config: Config, survey: Survey) -> Estimate:
+    """Print what ingest would do with a plan."""
+    groups = groups_of(survey.sites, config.support_periods[:1], config.ingest.block_px)
     largest = max(groups, key=lambda group: group.window.width_px * group.window.height_px)
-    sites = sum(len(group.sites) for group in groups)
+    needs = estimate.ingest(config, survey, (group.window for group in groups))
     print(
-        f"[ingest] {sites} sequences in {len(groups)} reads of at most {largest.window.width_px} x "
-        f"{largest.window.height_px} px, {config.ingest.workers} at once, engine {config.ingest.engine}"
+        f"[ingest] {len(survey.sites) * len(config.periods)} sequences in {len(groups) * len(config.periods)} reads of "
+        f"at most {largest.window.width_px} x {largest.window.height_px} px, {config.ingest.workers} at once, engine "
+        f"{config.ingest.engine}; {needs.text(config)}"
     )
+    return needs
 
 
 def status_line(config: Config) -> str:

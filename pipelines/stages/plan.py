@@ -15,7 +15,6 @@ from io import BytesIO
 from math import ceil, floor
 
 import geopandas as gpd
-import numpy as np
 from shapely import box
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
@@ -29,6 +28,7 @@ from pipelines.sources import source
 from pipelines.sources.base import Kind
 from pipelines.stages.session import Progress, StageResult, log, stable_json
 from pipelines.stages.sites import draw_sites, frame_to_sites, sites_to_frame
+from pipelines.stages.survey import Survey, Tally, looks_from_dict, looks_to_dict
 from pipelines.storage import Storage
 
 PLAN = "plan/plan.json"
@@ -103,7 +103,7 @@ def plan_identity(config: Config, area: BaseGeometry) -> str:
         "sources": {name: part.model_dump() for name, part in config.sources.items()},
         "plan": config.plan.model_dump(),
         "seed": config.seed,
-        "code": code_digest("pipelines.stages.sites", "pipelines.catalogs"),
+        "code": code_digest("pipelines.stages.sites", "pipelines.stages.survey", "pipelines.catalogs"),
     }
     return hashlib.sha256(stable_json(parts).encode()).hexdigest()[:16]
 
@@ -133,34 +133,63 @@ def search_scenes(config: Config, cell: Cell, catalogs: dict[str, Catalog]) -> t
     return list(found.values()), refused
 
 
-def run(config: Config, *, dry_run: bool = False, refresh: bool = False) -> StageResult:
-    """Search, draw and lay out.
+def run(config: Config, *, refresh: bool = False) -> StageResult:
+    """Search, draw and lay out, and write what was found.
 
     Raises:
         ConfigError: for an area without scenes, or a required source without any.
     """
     storage = Storage(config.root)
-    area, geometry = area_of(config)
-    identity = plan_identity(config, geometry)
+    identity = plan_identity(config, area_of(config)[1])
     result = StageResult("plan", "scenes")
-    if not refresh and not dry_run and storage.exists(PLAN):
+    if not refresh and storage.exists(PLAN):
         plan = storage.read_json(PLAN)
         if plan["identity"] == identity:
             result.planned = result.skipped = plan["scenes"]
             result.details = plan["counts"]
             print("[plan] already done for this area, periods and sources (aef plan --refresh searches again)")
             return result
+    survey, names = _survey(config, result, storage)
+    _write_frame(storage, SITES, sites_to_frame(survey.sites))
+    _write_frame(storage, TILES, tiles_to_frame(survey.tiles))
+    storage.write_json(
+        PLAN,
+        {
+            "identity": identity,
+            "scenes": result.written,
+            "counts": result.details,
+            "cells": names,
+            "looks": looks_to_dict(survey.looks),
+        },
+    )
+    return result
+
+
+def dry_run(config: Config) -> Survey:
+    """Search, draw and lay out, print what was found, write nothing.
+
+    Raises:
+        ConfigError: as :func:`run`.
+    """
+    return _survey(config, StageResult("plan", "scenes"), None)[0]
+
+
+def _survey(config: Config, result: StageResult, storage: Storage | None) -> tuple[Survey, list[str]]:
+    """What a plan holds, its counts booked in ``result``; scenes go to storage, if given, under the names returned."""
+    area, geometry = area_of(config)
     catalogs = open_catalogs(config)
     cells = list(search_cells(geometry, config.plan.search_cell_deg))
     progress = Progress("plan", "search cells")
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
+    tally = Tally(config, geometry)
     names = []
     for index, cell in enumerate(cells):
         scenes, cell_refused = search_scenes(config, cell, catalogs)
         counts.update(scene.source for scene in scenes)
         refused.update(cell_refused)
-        if scenes and not dry_run:
+        tally.add(scenes, cell.area)
+        if scenes and storage is not None:
             names.append(cell.name)
             _write_frame(storage, _scene_path(cell.name), scenes_to_frame(scenes))
         progress(index + 1, len(cells), f"{sum(counts.values())} scenes")
@@ -176,23 +205,16 @@ def run(config: Config, *, dry_run: bool = False, refresh: bool = False) -> Stag
     result.planned = sum(counts.values()) + sum(refused.values())
     result.written, result.skipped = sum(counts.values()), sum(refused.values())
     result.reasons = dict(refused)
-    details = {
+    result.details = {
         "scenes": dict(sorted(counts.items())),
         "sites": dict(Counter(site.split for site in sites)),
         "sequences": len(sites) * len(config.periods),
         "tiles": len(tiles) * len(config.periods),
         "refused_sites": dict(refused_sites),
     }
-    result.details = details
-    _print_plan(config, details, sites, tiles)
-    if not dry_run:
-        _write_frame(storage, SITES, sites_to_frame(sites))
-        _write_frame(storage, TILES, tiles_to_frame(tiles))
-        storage.write_json(
-            PLAN,
-            {"identity": identity, "scenes": result.written, "counts": details, "cells": names},
-        )
-    return result
+    survey = Survey(sites, tiles, tally.looks())
+    _print_plan(config, result.details, survey)
+    return survey, names
 
 
 def _require_scenes(config: Config, counts: Counter[str]) -> None:
@@ -210,22 +232,15 @@ def _require_scenes(config: Config, counts: Counter[str]) -> None:
             log.warning("source %s has no scene here and is left out (required: false)", name)
 
 
-def _print_plan(config: Config, details: dict, sites: list[Site], tiles: list[Tile]) -> None:
+def _print_plan(config: Config, details: dict, survey: Survey) -> None:
+    sites, tiles = survey.sites, survey.tiles
     px = sum(site.window.width_px * site.window.height_px for site in sites) * len(config.periods)
-    bytes_per_px = 0.0
-    for name, count in details["scenes"].items():
-        wanted = config.source(name)
-        if wanted.kind is Kind.FRAMES:
-            frames = min(count / len(config.periods), 365)
-            bytes_per_px += len(wanted.bands) * np.dtype(wanted.dtype).itemsize * frames
     tile_px = sum(tile.window.width_px * tile.window.height_px for tile in tiles) * len(config.periods)
+    frames = ", ".join(f"{name} {look.frames:.1f}" for name, look in survey.looks.items())
     print(f"[plan] scenes: {', '.join(f'{name} {count}' for name, count in details['scenes'].items())}")
     print(f"[plan] {len(sites)} sites {details['sites']}, {details['sequences']} sequences, {px / 1e6:.1f} Mpx")
-    print(
-        f"[plan] {details['tiles']} tiles of {config.plan.tile_px} px ({tile_px / 1e4:.0f} km2), "
-        f"{tile_px * 64 / 2**30:.2f} GiB of int8 embeddings before compression"
-    )
-    print(f"[plan] at most {px * bytes_per_px / 2**30:.1f} GiB of native pixels in shards before compression")
+    print(f"[plan] {details['tiles']} tiles of {config.plan.tile_px} px ({tile_px / 1e4:.0f} km2)")
+    print(f"[plan] frames of a pixel and period, on average: {frames}")
 
 
 def _scene_path(cell: str) -> str:
@@ -279,6 +294,10 @@ class Plan:
                 "run `aef plan` again"
             )
         return cls(storage, plan["identity"], tuple(plan["cells"]), config.plan.search_cell_deg)
+
+    def survey(self) -> Survey:
+        """The plan in numbers, as :func:`dry_run` gives it."""
+        return Survey(self.sites(), self.tiles(), looks_from_dict(self.storage.read_json(PLAN)["looks"]))
 
     def sites(self) -> list[Site]:
         return frame_to_sites(_read_frame(self.storage, SITES))

@@ -1,4 +1,4 @@
-"""Train: fit the model with Ray Train on the shards, every rank fed by its own Ray Data pipeline.
+"""Train: fit the model with Ray Train on the shards, every rank fed by plain Ray tasks that decode ahead of it.
 
 The order of samples is fixed by the seed alone: step by step and position by position in the global batch, whatever
 the number of workers. Rank 0 writes checkpoints to the root itself; a worker that dies is replaced and the run goes
@@ -33,12 +33,15 @@ from pipelines.shards import open_shards
 from pipelines.shards.reader import Row
 from pipelines.sources.statistics import Statistics
 from pipelines.stages import checkpoint as checkpoints
+from pipelines.stages import estimate
 from pipelines.stages.batches import to_batch
 from pipelines.stages.checkpoint import Checkpoint
+from pipelines.stages.estimate import Estimate
 from pipelines.stages.feed import Feed, pools_of
 from pipelines.stages.ingest import STATISTICS, current_shards
 from pipelines.stages.modelling import model_config
 from pipelines.stages.session import Progress, StageResult, one_line, ray_session
+from pipelines.stages.survey import Survey
 from pipelines.storage import Storage
 
 CURRENT = "checkpoints/current.json"
@@ -289,15 +292,17 @@ def _cause(error: BaseException) -> BaseException:
     return _cause(inner) if isinstance(inner, BaseException) else error
 
 
-def describe(config: Config) -> None:
-    """Print what train would do."""
+def describe(config: Config, survey: Survey) -> Estimate:
+    """Print what train would do with a plan."""
     train = config.train
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in AlphaEarth(model_config(config)).parameters())
+    needs = estimate.train(config, survey)
     print(
         f"[train] model {train.model}, {parameters / 1e6:.2f} M parameters, {train.steps} steps of {train.batch} crops "
-        f"of {train.crop_px} px on {train.workers} workers"
+        f"of {train.crop_px} px on {train.workers} workers; {needs.text(config)}"
     )
+    return needs
 
 
 def status_line(config: Config) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from shapely import box
 
 from pipelines.catalogs import UnusableItem, normalise
+from pipelines.catalogs.base import SceneSearch
+from pipelines.catalogs.items import collect
 from pipelines.catalogs.normalise import scene_assets
 from pipelines.catalogs.stac_fields import absolute, grid, interval_ms, stored
 from pipelines.grid import Period, parse_time_ms
@@ -115,6 +118,42 @@ def test_items_that_cannot_be_used_say_why_without_naming_themselves(broken, rea
     with pytest.raises(UnusableItem, match=reason) as error:
         normalise(broken, source("sentinel2"), "cat")
     assert "x" != str(error.value) and "'x'" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("properties", "reason"),
+    [
+        ({"platform": "landsat-8", "landsat:collection_category": "T1"}, None),
+        ({"platform": "LANDSAT_9", "landsat:collection_category": "T1"}, None),
+        ({"platform": "landsat-8"}, None),
+        ({"landsat:collection_category": "T1"}, None),
+        ({}, None),
+        ({"platform": "landsat-7", "landsat:collection_category": "T1"}, "landsat-7 is not Landsat 8 or 9"),
+        ({"platform": "LANDSAT_5"}, "landsat-5 is not"),
+        ({"platform": "Landsat 4"}, "landsat-4 is not"),
+        ({"platform": "landsat-9", "landsat:collection_category": "T2"}, "category T2 is not Tier 1"),
+        ({"platform": "landsat-8", "landsat:collection_category": "RT"}, "category RT is not Tier 1"),
+    ],
+)
+def test_landsat_is_8_or_9_of_tier_1_where_the_item_says_so(properties, reason):
+    one = item({"red": {"href": "/r.tif"}}, "landsat-c2-l2", **properties)
+    if reason is None:
+        assert normalise(one, source("landsat"), "cat").assets["red"].href == "/r.tif"
+        return
+    with pytest.raises(UnusableItem, match=reason):
+        normalise(one, source("landsat"), "cat")
+
+
+def test_refused_landsat_scenes_are_counted_by_reason():
+    kinds = [("a", "landsat-8", "T1"), ("b", "landsat-7", "T1"), ("c", "landsat-7", "T2"), ("d", "landsat-9", "T2")]
+    items = []
+    for name, platform, tier in kinds:
+        one = item({"red": {"href": "/r.tif"}}, **{"platform": platform, "landsat:collection_category": tier})
+        items.append(({**one, "id": name}, None))
+    found = SceneSearch()
+    collect(found, items, source("landsat"), "cat", box(0, 0, 1, 1), None)
+    assert [scene.scene_id for scene in found] == ["a"]
+    assert found.refused == {"landsat-7 is not Landsat 8 or 9": 2, "collection category T2 is not Tier 1": 1}
 
 
 def test_quality_masks_are_never_scaled():

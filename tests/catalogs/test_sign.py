@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import threading
 import time
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from pipelines.catalogs import SigningError, open_catalog
+from pipelines.catalogs import sign as signing
 from pipelines.catalogs.retry import wait_s
 from pipelines.catalogs.sign import Buckets, Earthdata, PlanetaryComputerSigner, SandboxSigner
 from pipelines.grid import format_time
@@ -124,19 +126,69 @@ def test_the_sandbox_signs_files_and_stores_and_renews_what_has_run_out(tmp_path
         assert open_catalog("cat", "sandbox", url).signer(file) == file
 
 
-def test_buckets_that_cost_need_an_account_from_the_environment(monkeypatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture
+def no_account(monkeypatch, tmp_path):
+    """No credentials of AWS anywhere: neither in the environment, nor at home, nor from the machine."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(signing, "_MACHINE_VENDOR", tmp_path / "sys_vendor")
+    return tmp_path
+
+
+PAYS = "s3://usgs-landsat/x.tif"
+
+
+def test_buckets_that_cost_need_an_account_from_the_environment(monkeypatch, no_account):
     sign = open_catalog("cat", "earth_search").signer
     assert isinstance(sign, Buckets)
     assert sign.gdal_options("https://sentinel-cogs.s3.us-west-2.amazonaws.com/x.tif") == {}
     assert sign.gdal_options("s3://sentinel-cogs/x.tif") == {"AWS_NO_SIGN_REQUEST": "YES"}
     with pytest.raises(SigningError, match="usgs-landsat needs an account: set AWS_ACCESS_KEY_ID"):
-        sign.gdal_options("s3://usgs-landsat/x.tif")
+        sign.gdal_options(PAYS)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    assert sign.gdal_options("s3://usgs-landsat/x.tif") == {"AWS_REQUEST_PAYER": "requester"}
+    assert sign.gdal_options(PAYS) == {"AWS_REQUEST_PAYER": "requester"}
     cdse = open_catalog("cat", "cdse").signer.gdal_options("s3://eodata/x.jp2")
     assert cdse == {"AWS_S3_ENDPOINT": "eodata.dataspace.copernicus.eu", "AWS_VIRTUAL_HOSTING": "FALSE"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AWS_PROFILE",
+        "AWS_ROLE_ARN",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+    ],
+)
+def test_every_variable_by_which_aws_hands_out_credentials_is_an_account(name, monkeypatch, no_account):
+    monkeypatch.setenv(name, "x")
+    assert Buckets().gdal_options(PAYS) == {"AWS_REQUEST_PAYER": "requester"}
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_credentials_file_is_an_account(elsewhere, monkeypatch, no_account):
+    path = no_account / ("mine" if elsewhere else ".aws/credentials")
+    if elsewhere:
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    with pytest.raises(SigningError):
+        Buckets().gdal_options(PAYS)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("[default]\n")
+    assert Buckets().gdal_options(PAYS) == {"AWS_REQUEST_PAYER": "requester"}
+
+
+def test_the_role_of_a_machine_of_ec2_is_an_account_at_aws_only(no_account):
+    vendor = no_account / "sys_vendor"
+    vendor.write_text("QEMU\n")
+    with pytest.raises(SigningError):
+        Buckets().gdal_options(PAYS)
+    vendor.write_text("Amazon EC2\n")
+    assert Buckets().gdal_options(PAYS) == {"AWS_REQUEST_PAYER": "requester"}
+    with pytest.raises(SigningError, match="eodata needs an account"):
+        Buckets("eodata.dataspace.copernicus.eu").gdal_options("s3://eodata/x.jp2")
 
 
 def test_earthdata_takes_a_token_or_the_netrc(monkeypatch):
@@ -147,3 +199,32 @@ def test_earthdata_takes_a_token_or_the_netrc(monkeypatch):
     monkeypatch.setenv("EARTHDATA_TOKEN", "abc")
     assert sign.gdal_options("https://x")["GDAL_HTTP_BEARER"] == "abc"
     assert b"abc" not in pickle.dumps(sign)
+
+
+GRANULE = "https://data.lpdaac.earthdatacloud.nasa.gov/lp-prod-protected/g.h5"
+LOGIN = "https://urs.earthdata.nasa.gov/oauth/authorize?client_id=x"
+STORAGE = "https://d1nklfio7vscoe.cloudfront.net/g.h5?signature=x"
+
+
+def test_the_earthdata_token_is_for_nasas_hosts_only(monkeypatch):
+    monkeypatch.setenv("EARTHDATA_TOKEN", "abc")
+    sign = Earthdata()
+    assert sign.authorization(GRANULE) == sign.authorization(LOGIN) == "Bearer abc"
+    for other in (STORAGE, "https://earthdata.nasa.gov.evil.org/g.h5", "https://notearthdata.nasa.gov/g.h5", "/g.h5"):
+        assert sign.authorization(other) is None
+
+
+def test_name_and_password_are_for_the_login_host_only(monkeypatch, tmp_path):
+    monkeypatch.delenv("EARTHDATA_TOKEN", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sign = Earthdata()
+    assert sign.authorization(LOGIN) is None
+    path = tmp_path / ".netrc"
+    path.write_text("machine urs.earthdata.nasa.gov login me password secret\n")
+    path.chmod(0o600)
+    assert sign.authorization(LOGIN) == "Basic bWU6c2VjcmV0"
+    assert sign.authorization(GRANULE) is None and sign.authorization(STORAGE) is None
+    path.write_text("machine urs.earthdata.nasa.gov login me passwort secret\n")
+    with pytest.raises(SigningError, match=r"\.netrc, line 1: not a valid netrc file") as caught:
+        sign.authorization(LOGIN)
+    assert "secret" not in str(caught.value)

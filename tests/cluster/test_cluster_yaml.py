@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -57,3 +59,13 @@ def test_ray_is_guarded_wherever_it_is_started(cluster):
     ]
     assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in line for line in starts)
     assert any("--dashboard-host=127.0.0.1" in line for line in starts)
+
+
+def test_nodes_install_what_the_autoscaler_asks_aws_with_at_versions_that_fit(cluster):
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (install,) = [line for line in cluster["setup_commands"] if "pip install" in line]
+    extras = re.search(r"alphaearth\[([\w,]+)\]", install)[1].split(",")
+    assert "aws" in extras and set(extras) <= set(project)
+    pins = dict(line.split("==") for line in (PROJECT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert {"boto3", "botocore", "s3transfer", "aiobotocore"} <= set(pins)
+    assert pins["boto3"] == pins["botocore"]

@@ -5,11 +5,15 @@ import shlex
 import socket
 from types import SimpleNamespace
 
+import aiohttp
 import pytest
+import requests
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 from cluster import submit as submitting
 from cluster.submit import PROJECT, entrypoint, exit_status, referenced_environment, submit
+from pipelines.cli import main
 from pipelines.config import ConfigError, load_config
 
 CONFIG = "configs/sandbox_tiny.yaml"
@@ -135,3 +139,67 @@ def test_without_waiting_the_submission_is_all(monkeypatch):
     monkeypatch.setattr(submitting, "JobSubmissionClient", lambda address: client)
     assert submit(options(address="http://x", no_wait=True), configured()) == 0
     assert len(client.submitted) == 1
+
+
+class Flaky(FakeClient):
+    """A dashboard whose log connections and status answers go as they are told, in turn; the last one stays."""
+
+    def __init__(self, tails, statuses):
+        super().__init__(JobStatus.SUCCEEDED, 0)
+        self.tails, self.statuses = list(tails), list(statuses)
+
+    async def tail_job_logs(self, job):
+        for part in self.tails.pop(0) if len(self.tails) > 1 else self.tails[0]:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+
+    def get_job_status(self, job):
+        answer = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+BROKEN = RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+GONE = requests.ConnectionError("Connection refused")
+RUNNING, DONE = JobStatus.RUNNING, JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("tails", "statuses"),
+    [
+        ([["one\n", BROKEN], ["one\n", "two\n", "three\n"]], [RUNNING, DONE]),  # broken, then whole
+        ([["one\n"], ["one\n", "two\nthr"], ["one\ntwo\n", "three\n"]], [RUNNING, RUNNING, DONE]),  # closed early
+        ([["one\n", BROKEN], ["one\ntwo\nthree\n"]], [DONE]),  # ended while the log was away
+        ([["one\n", aiohttp.ClientError("reset")], [GONE], ["one\ntwo\nthree\n"]], [GONE, BROKEN, DONE]),
+    ],
+)
+def test_a_connection_that_ends_before_the_job_is_made_again_and_no_line_comes_twice(
+    tails, statuses, monkeypatch, capsys
+):
+    client = Flaky(tails, statuses)
+    monkeypatch.setattr(submitting, "JobSubmissionClient", lambda address: client)
+    monkeypatch.setattr(submitting, "POLL_S", 0)
+    assert submit(options(address="http://x", job_id="j"), configured()) == 0
+    assert "one\ntwo\nthree\n[submit] job j: SUCCEEDED" in capsys.readouterr().out
+
+
+def test_a_cluster_that_is_lost_for_good_is_said_in_one_line(monkeypatch, capsys):
+    client = Flaky([["one\n"], [GONE]], [RUNNING, GONE])
+    monkeypatch.setattr(submitting, "JobSubmissionClient", lambda address: client)
+    monkeypatch.setattr(submitting, "POLL_S", 0)
+    words = ["submit", "plan", "--config", str(PROJECT / CONFIG), "--address", "http://x", "--job-id", "j"]
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("aef submit: error: --address http://x: lost the cluster's dashboard (Connection refused)")
+    assert "--job-id j to follow it again" in line
+
+
+def test_a_missing_token_is_said_in_one_line(monkeypatch):
+    def refuse(address):
+        raise AuthenticationError("Unauthorized: no token\nset RAY_AUTH_MODE")
+
+    monkeypatch.setattr(submitting, "JobSubmissionClient", refuse)
+    with pytest.raises(ConfigError, match=r"--address http://x: no Ray dashboard answers \(Unauthorized: no token"):
+        submit(options(address="http://x"), configured())

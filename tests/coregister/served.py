@@ -9,13 +9,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# (path with query, number of earlier requests of that path) -> a status to answer with, "truncate", or None for sound
+# (path with query, number of earlier requests of that path) -> a status to answer with, "truncate", an address to
+# redirect to, or None for sound
 Spoil = Callable[[str, int], int | str | None]
 
 
 class Server:
-    def __init__(self, folder: Path, spoil: Spoil) -> None:
+    def __init__(self, folder: Path, spoil: Spoil, demand: str | None) -> None:
         self.requests: list[str] = []
+        self.authorizations: list[str | None] = []
         counts: dict[str, int] = {}
         lock = threading.Lock()
         outer = self
@@ -33,9 +35,18 @@ class Server:
             def answer(self, body: bool) -> None:
                 with lock:
                     outer.requests.append(f"{self.command} {self.path}")
+                    outer.authorizations.append(self.headers.get("Authorization"))
                     seen = counts.get(self.path, 0)
                     counts[self.path] = seen + 1
                 fault = spoil(self.path, seen)
+                if demand is not None and self.headers.get("Authorization") != demand:
+                    fault = 401
+                if isinstance(fault, str) and fault.startswith("http"):
+                    self.send_response(303)
+                    self.send_header("Location", fault)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 path = folder / urlsplit(self.path).path.lstrip("/")
                 if isinstance(fault, int) or not path.is_file():
                     self.send_response(fault if isinstance(fault, int) else 404)
@@ -73,8 +84,9 @@ class Server:
 
 
 @contextmanager
-def serve(folder: Path, spoil: Spoil = lambda path, seen: None) -> Iterator[Server]:
-    server = Server(folder, spoil)
+def serve(folder: Path, spoil: Spoil = lambda path, seen: None, demand: str | None = None) -> Iterator[Server]:
+    """Serve a folder; ``demand``: the ``Authorization`` header without which the answer is 401."""
+    server = Server(folder, spoil, demand)
     thread = threading.Thread(target=server.http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

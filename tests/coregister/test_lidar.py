@@ -8,6 +8,7 @@ import pytest
 from pyproj import Transformer
 from shapely import box
 
+from pipelines.catalogs.sign import Earthdata
 from pipelines.coregister.lidar import EPOCH_MS, read_points
 from pipelines.grid import Period
 from pipelines.scenes import Asset, Scene
@@ -103,3 +104,41 @@ def test_the_same_over_http_and_a_passing_fault_is_outlived(tmp_path, fault, whe
     assert failures == []
     np.testing.assert_array_equal(near.values, far.values)
     np.testing.assert_array_equal(near.row, far.row)
+
+
+def test_a_granule_behind_a_login_is_read_with_the_token_and_storage_never_sees_it(tmp_path, monkeypatch):
+    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(k % 40, k % 48) for k in range(1500)]}})
+    near, _ = read_points([scene(path)], window(), YEAR, GEDI)
+    monkeypatch.setenv("EARTHDATA_TOKEN", "abc")
+    with serve(tmp_path) as storage, serve(tmp_path, lambda path, seen: elsewhere, demand="Bearer abc") as archive:
+        # The same machine by another name: another host.
+        elsewhere = f"{storage.url.replace('127.0.0.1', 'localhost')}/g.h5?signature=x"
+        signer = Earthdata(hosts=("127.0.0.1",))
+        far, failures = read_points([scene(f"{archive.url}/g.h5")], window(), YEAR, GEDI, {"test": signer})
+    assert failures == []
+    np.testing.assert_array_equal(near.values, far.values)
+    assert set(archive.authorizations) == {"Bearer abc"}
+    assert len(storage.authorizations) > 1 and set(storage.authorizations) == {None}
+
+
+def test_without_a_token_the_redirect_to_the_login_host_is_given_name_and_password(tmp_path, monkeypatch):
+    granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 2)]}})
+    (tmp_path / ".netrc").write_text("machine localhost login me password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.delenv("EARTHDATA_TOKEN", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with serve(tmp_path, demand="Basic bWU6c2VjcmV0") as login, serve(tmp_path, lambda path, seen: there) as archive:
+        there = f"{login.url.replace('127.0.0.1', 'localhost')}/g.h5"
+        signer = Earthdata(hosts=("127.0.0.1",), login="localhost")
+        samples, failures = read_points([scene(f"{archive.url}/g.h5")], window(), YEAR, GEDI, {"test": signer})
+    assert failures == [] and samples.row.tolist() == [1]
+    assert set(archive.authorizations) == {None}
+
+
+def test_a_login_that_is_missing_is_said(tmp_path, monkeypatch):
+    granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 2)]}})
+    monkeypatch.delenv("EARTHDATA_TOKEN", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with serve(tmp_path, demand="Bearer abc") as archive:
+        _, (failure,) = read_points([scene(f"{archive.url}/g.h5")], window(), YEAR, GEDI, {"test": Earthdata()})
+    assert failure.kind == "expired" and "wants a login, and none is known here" in failure.reason
