@@ -1,4 +1,4 @@
-"""A real Ray head on loopback, a stage submitted to it as a job: its log here, its exit status here."""
+"""A real Ray head on loopback, the whole run submitted to it as a job: its log here, its exit status here."""
 
 import json
 import os
@@ -64,10 +64,10 @@ def _wait_for(url, process, log):
     raise AssertionError(f"no dashboard at {url}: {log.read_text()}")
 
 
-def submit(head, tmp_path, *overrides, arguments=()):
+def submit(head, tmp_path, stage, *overrides, arguments=()):
     address, environment = head
     port = free_port()
-    words = [sys.executable, "-m", "pipelines.cli", "submit", "plan", "--config", str(CONFIG), "--address", address]
+    words = [sys.executable, "-m", "pipelines.cli", "submit", stage, "--config", str(CONFIG), "--address", address]
     for setting in (
         f"root={tmp_path}/root",
         f"sandbox.port={port}",
@@ -76,28 +76,31 @@ def submit(head, tmp_path, *overrides, arguments=()):
     ):
         words += ["--set", setting]
     return subprocess.run(
-        [*words, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=280
+        [*words, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500
     )
 
 
-def test_a_submitted_stage_runs_there_and_is_followed_here(head, tmp_path):
-    done = submit(head, tmp_path, arguments=["--job-id", "once"])
+def test_a_submitted_run_runs_there_and_is_followed_here(head, tmp_path):
+    done = submit(head, tmp_path, "run", "train.steps=8", arguments=["--job-id", "once"])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "[submit] job once: python -m pipelines.cli plan --config configs/sandbox_tiny.yaml" in done.stdout
-    assert "== sandbox\n" in done.stdout and "[plan] scenes: " in done.stdout  # the job's own lines
+    assert "[submit] job once: python -m pipelines.cli run --config configs/sandbox_tiny.yaml" in done.stdout
+    for stage in ("sandbox", "plan", "ingest", "train", "embed", "evaluate"):
+        assert f"== {stage}\n" in done.stdout  # the job's own lines
     assert "[submit] job once: SUCCEEDED" in done.stdout
-    plan = json.loads((tmp_path / "root/plan/plan.json").read_text())
-    assert plan["counts"]["sequences"] > 0
+    summary = tmp_path / "root/reports/summary.json"
+    stages = json.loads(summary.read_text())["stages"]
+    assert all(row["written"] > 0 and row["failed"] == 0 for row in stages.values()) and len(stages) == 6
+    assert (tmp_path / "root/reports/report.html").stat().st_size > 100_000
 
-    stamp = (tmp_path / "root/plan/plan.json").stat().st_mtime_ns
-    again = submit(head, tmp_path, arguments=["--job-id", "once"])
+    stamp = summary.stat().st_mtime_ns
+    again = submit(head, tmp_path, "run", "train.steps=8", arguments=["--job-id", "once"])
     assert again.returncode == 0 and "job once exists" in again.stdout
-    assert (tmp_path / "root/plan/plan.json").stat().st_mtime_ns == stamp
+    assert summary.stat().st_mtime_ns == stamp
 
 
 def test_a_failing_job_is_a_failing_command_and_its_reason_is_seen(head, tmp_path):
     (tmp_path / "file").write_text("a file where a folder should be")
-    done = submit(head, tmp_path, f"root={tmp_path}/file/root")
+    done = submit(head, tmp_path, "plan", f"root={tmp_path}/file/root")
     assert done.returncode != 0
     assert "aef plan: error: root " in done.stdout and "not writable" in done.stdout
     assert "FAILED" in done.stdout and "Traceback" not in done.stdout + done.stderr
