@@ -92,7 +92,7 @@ class Recipe:
 
     def provenance(self, config: Config, scenes: dict[str, list[Scene]]) -> Provenance:
         """What determines a tile made from these scenes."""
-        inputs = (SceneRef(s.scene_id, s.source, s.collection) for found in scenes.values() for s in found)
+        inputs = (SceneRef.of(scene) for found in scenes.values() for scene in found)
         embed = config.embed
         parameters = {"patch_px": embed.patch_px, "margin_px": embed.margin_px, "precision": embed.precision}
         bands = {name: list(source.band_names) for name, source in self.sources.items()}

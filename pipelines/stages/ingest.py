@@ -76,7 +76,9 @@ def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scen
     inputs = {
         "sites": [(site.site_id, site.window.shape) for site in group.sites],
         "period": [group.period.start_ms, group.period.end_ms],
-        "scenes": {name: [_fingerprint(scene) for scene in found] for name, found in sorted(scenes.items())},
+        "scenes": {
+            name: [(scene.scene_id, scene.scaling()) for scene in found] for name, found in sorted(scenes.items())
+        },
         "bands": {name: config.source(name).band_names for name in sorted(config.sources)},
     }
     parameters = {
@@ -85,10 +87,6 @@ def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scen
         "sequences_per_shard": config.ingest.sequences_per_shard,
     }
     return identity(inputs=inputs, parameters=parameters, model_digest="", code_digest=code)
-
-
-def _fingerprint(scene: Scene) -> list[Any]:
-    return [scene.scene_id, sorted((band, asset.scale, asset.offset) for band, asset in scene.assets.items())]
 
 
 class GroupReader:
