@@ -49,6 +49,7 @@ from pipelines.stages import checkpoint as checkpoints
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.embedder import Embedder, observation_counts
 from pipelines.stages.ingest import STATISTICS
+from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
 from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
 from pipelines.stages.signing import signers
@@ -124,7 +125,11 @@ class TileReader:
         }
 
     def read(self, task: TileTask) -> tuple[bytes, Provenance, dict[str, Any]]:
-        """The measurements of a tile with its margin, what they are, and what was and was not read."""
+        """The measurements of a tile with its margin, what they are, and what was and was not read.
+
+        Raises:
+            OutageError: what is missing may be there the next time.
+        """
         config, start = self.config, time.monotonic()
         window = task.tile.window.pad(config.embed.margin_px)
         planned = self.plan.scenes(window, task.period)
@@ -144,6 +149,7 @@ class TileReader:
             sequence_id=task.name,
             split="map",
         )
+        stop_on_outage(failures, sequence.rasters, self.recipe.sources)
         facts = {"read_seconds": time.monotonic() - start, "failures": [asdict(failure) for failure in failures]}
         return to_bytes(sequence), provenance, facts
 

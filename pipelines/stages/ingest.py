@@ -27,6 +27,7 @@ from pipelines.scenes import Scene
 from pipelines.sequence import Sequence
 from pipelines.shards import ShardInfo, open_shards, update_manifest, write_shard
 from pipelines.sources import Source
+from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
 from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
 from pipelines.stages.signing import signers
@@ -112,6 +113,9 @@ class GroupReader:
         Returns:
             ``shards`` on storage, ``empty`` sites without any input, ``failures`` of scenes, whether all was there
             already (``skipped``).
+
+        Raises:
+            OutageError: what is missing may be there the next time; nothing was written.
         """
         config, storage = self.config, Storage(self.config.root)
         scenes = {
@@ -145,6 +149,7 @@ class GroupReader:
                 texts = self.vectors.attach(sequence.texts) if self.vectors is not None else None
                 sequence = replace(sequence, texts=texts)
             sequences.append(sequence)
+        stop_on_outage(block.failures, block.rasters, sources)
         shards = [
             self._write(storage, f"{prefix}-{index:03d}.shard.parquet", part, sources)
             for index, part in enumerate(batched(sequences, config.ingest.sequences_per_shard))
