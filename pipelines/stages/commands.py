@@ -110,9 +110,10 @@ def status(config: Config, options: argparse.Namespace) -> int:
     if storage.exists("reports/summary.json"):
         for row in storage.read_json("reports/summary.json")["stages"].values():
             reasons = "".join(f"; {count} x {reason}" for reason, count in row["reasons"].items())
+            checked = f"; found done {row['checked']}" if "checked" in row else ""
             print(
                 f"last {row['stage']}: {row['finished']}, {row['seconds']:.0f} s, written {row['written']}, "
-                f"skipped {row['skipped']}, failed {row['failed']}{reasons}"
+                f"skipped {row['skipped']}, failed {row['failed']}{reasons}{checked}"
             )
     return 0
 

@@ -175,14 +175,20 @@ def quiet_ray_data() -> None:
 
 
 def write_summary(storage: Storage, result: StageResult) -> None:
-    """Merge one stage's figures into ``reports/summary.json``; earlier stages' rows stay."""
+    """Merge one stage's figures into ``reports/summary.json``; earlier stages' rows stay.
+
+    A run that found everything done leaves the figures of the run that did it, and notes when it ``checked``.
+    """
     path = "reports/summary.json"
     summary: dict[str, Any] = {"stages": {}}
     if storage.exists(path):
         summary = storage.read_json(path)
-    row = asdict(result)
-    row["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    summary["stages"][result.stage] = row
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    last = summary["stages"].get(result.stage)
+    if last and last["written"] and not (last["failed"] or result.written or result.failed):
+        summary["stages"][result.stage] = {**last, "checked": now}
+    else:
+        summary["stages"][result.stage] = {**asdict(result), "finished": now}
     storage.write_json(path, summary)
 
 
