@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from pipelines.evaluation.maps import agreement
 from pipelines.evaluation.quality import Check
 from pipelines.evaluation.report_tables import checks_table, score_section, stage_table, verdict
 from pipelines.evaluation.scores_io import Score
+from pipelines.storage import Storage
 
 MAX_PX = 640  # longer side of a picture in the page; larger arrays are thinned, which keeps the file near 5 MB
 MIN_PX = 420  # smaller pictures are enlarged by whole pixels
@@ -106,13 +106,9 @@ class ReportData:
     notes: Sequence[str] = ()
 
 
-def write_report(path: str | Path, data: ReportData) -> None:
-    """Writes the page, replacing the file in one step."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(render(data), encoding="utf-8")
-    temporary.replace(path)
+def write_report(storage: Storage, path: str, data: ReportData) -> None:
+    """Writes the page, replacing the object in one step."""
+    storage.write_bytes_atomic(path, render(data).encode())
 
 
 def render(data: ReportData) -> str:

@@ -26,6 +26,8 @@ def run_stages(config: Config, options: argparse.Namespace) -> int:
         names = ORDER[:-1]
     if options.dry_run:
         return dry_run(config, names)
+    if "evaluate" in names and config.evaluate is not None:
+        evaluate.check_truth(config)  # now, not after the training
     storage = Storage(config.root)
     storage.check_writable()
     results: list[StageResult] = []
@@ -142,6 +144,8 @@ def view(config: Config, options: argparse.Namespace) -> int:
     if options.open:
         if not storage.exists(evaluate.REPORT):
             raise ConfigError("no report yet; run `aef evaluate`")
+        if not storage.is_local:
+            raise ConfigError(f"--open: {storage.uri(evaluate.REPORT)} is not on this machine; copy it here first")
         import webbrowser
 
         webbrowser.open(Path(storage.uri(evaluate.REPORT)).resolve().as_uri())

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -190,13 +189,6 @@ def write_summary(storage: Storage, result: StageResult) -> None:
     else:
         summary["stages"][result.stage] = {**asdict(result), "finished": now}
     storage.write_json(path, summary)
-
-
-def local_path(storage: Storage, path: str) -> Path:
-    """A path below a root on this machine, its folder made."""
-    full = Path(storage.uri(path))
-    full.parent.mkdir(parents=True, exist_ok=True)
-    return full
 
 
 def stable_json(value: Any) -> str:

@@ -1,5 +1,6 @@
 import base64
 import io
+import uuid
 from html.parser import HTMLParser
 
 import numpy as np
@@ -8,8 +9,18 @@ from PIL import Image
 
 from pipelines.evaluation import figures
 from pipelines.evaluation.quality import Check
-from pipelines.evaluation.report import ChangeMap, EmbeddingMap, Panel, ReportData, StageRow, TruthMap, write_report
-from pipelines.evaluation.scores_io import Score
+from pipelines.evaluation.report import (
+    ChangeMap,
+    EmbeddingMap,
+    Panel,
+    ReportData,
+    StageRow,
+    TruthMap,
+    render,
+    write_report,
+)
+from pipelines.evaluation.scores_io import Score, read_scores, write_scores
+from pipelines.storage import Storage
 
 
 class Page(HTMLParser):
@@ -98,7 +109,7 @@ def parse(path):
 
 
 def test_the_page_is_complete_and_needs_nothing_from_outside(tmp_path, data):
-    write_report(tmp_path / "reports" / "report.html", data)
+    write_report(Storage(tmp_path), "reports/report.html", data)
     page = parse(tmp_path / "reports" / "report.html")
     assert {"summary", "input", "embeddings", "maps", "change", "scores", "quality", "training"} <= page.ids
     for link in page.links:
@@ -119,7 +130,7 @@ def test_the_page_is_complete_and_needs_nothing_from_outside(tmp_path, data):
 
 
 def test_the_page_says_what_the_numbers_are(tmp_path, data):
-    write_report(tmp_path / "report.html", data)
+    write_report(Storage(tmp_path), "report.html", data)
     page = parse(tmp_path / "report.html")
     assert "A run <of> tests & more" in page.text and "<maize>" in page.text  # escaped, not markup
     for text in (
@@ -140,8 +151,17 @@ def test_the_page_says_what_the_numbers_are(tmp_path, data):
     assert page.best == ["0.600", "0.750"]  # the best of each number of shots, whoever it is
 
 
+def test_page_and_scores_are_written_to_any_root(data):
+    storage = Storage(f"memory://{uuid.uuid4().hex}")
+    write_report(storage, "reports/report.html", data)
+    write_scores(storage, "reports/scores.json", scores())
+    assert storage.read_bytes("reports/report.html").decode() == render(data)
+    assert read_scores(storage, "reports/scores.json") == scores()
+    assert storage.list() == ["reports/report.html", "reports/scores.json"]
+
+
 def test_sections_without_content_are_left_out(tmp_path):
-    write_report(tmp_path / "report.html", ReportData("Empty", facts={"seed": "0"}))
+    write_report(Storage(tmp_path), "report.html", ReportData("Empty", facts={"seed": "0"}))
     page = parse(tmp_path / "report.html")
     assert "summary" in page.ids and not {"input", "embeddings", "scores", "training"} & page.ids
 
