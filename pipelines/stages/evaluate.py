@@ -22,14 +22,14 @@ from pipelines.evaluation.protocol import Settings, change_features, evaluate, u
 from pipelines.evaluation.quality import Check, neighbour_check, pair_cosine, seam_ratio, vector_checks
 from pipelines.evaluation.report import ChangeMap, EmbeddingMap, Panel, ReportData, StageRow, TruthMap, write_report
 from pipelines.evaluation.scores_io import Score, write_scores
-from pipelines.grid import RESOLUTION_M
+from pipelines.grid import RESOLUTION_M, WGS84, transformer
 from pipelines.products import code_digest, committed_tiles, identity, sample_points
 from pipelines.shards import read_rows
 from pipelines.shards.reader import Row
 from pipelines.stages import checkpoint as checkpoints
 from pipelines.stages.ingest import current_shards
 from pipelines.stages.pictures import View, embedding_view, patchwork, raster_view, views_of
-from pipelines.stages.plan import Plan
+from pipelines.stages.plan import Plan, test_area_of
 from pipelines.stages.probe_points import Place, computed_features, label_files, labelled_points, places_of
 from pipelines.stages.session import StageResult, ray_session
 from pipelines.storage import Storage
@@ -434,7 +434,20 @@ def _truth_map(
         predicted.astype(np.int64),
         {code: (name.replace("_", " "), None) for name, code in codes.items()},
         f"{MAP_LABELS} labels a class from the training sites, 3 nearest neighbours",
+        held_out_ground(config, view),
     )
+
+
+def held_out_ground(config: Config, view: View) -> NDArray[np.bool_] | None:
+    """Which pixels of a view lie in the test area; None without one."""
+    area = test_area_of(config)
+    if area is None:
+        return None
+    west, south, east, north = area
+    x, y = np.meshgrid(*view.window.centres())
+    lon, lat = (np.asarray(found) for found in transformer(view.window.epsg, WGS84).transform(x, y))
+    inside: NDArray[np.bool_] = (lon >= west) & (lon < east) & (lat >= south) & (lat < north)
+    return inside
 
 
 def _change_map(config: Config, view: View, index: int, images: list[NDArray[np.float32]]) -> ChangeMap:

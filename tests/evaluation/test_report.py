@@ -142,13 +142,26 @@ def test_the_page_says_what_the_numbers_are(tmp_path, data):
         "-0.050",
         "20% more error",
         "0.600 against 0.500",
-        "overall accuracy 100.0%",
-        "on held-out ground alone",
+        "On held-out ground alone: overall accuracy 100.0%, balanced 100.0%. On all ground, training ground included: ",
         "look at this",
         "One point a parcel.",
     ):
         assert text in page.text, text
     assert page.best == ["0.600", "0.750"]  # the best of each number of shots, whoever it is
+
+
+def test_a_maps_accuracy_leads_with_the_ground_that_was_held_out(tmp_path):
+    truth = np.array([[1, 1, 2, 2]] * 20)
+    predicted = np.array([[1, 1, 2, 1]] * 20)
+    page = []
+    for held_out in (np.arange(4) > 1) & np.ones((20, 1), bool), np.zeros((20, 4), bool), None:
+        maps = [TruthMap("Land cover", truth, predicted, {1: ("a", None), 2: ("b", None)}, "labels", held_out)]
+        page.append(render(ReportData("x", truths=maps)))
+    assert "On held-out ground alone: overall accuracy 50.0%" in page[0]
+    assert "On all ground, training ground included: overall accuracy 75.0%" in page[0]
+    for text in page[1:]:
+        assert "On ground open to training, none of it held out: overall accuracy 75.0%" in text
+        assert "held-out" not in text
 
 
 def test_page_and_scores_are_written_to_any_root(data):
