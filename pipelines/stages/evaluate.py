@@ -22,7 +22,7 @@ from pipelines.evaluation.protocol import Settings, change_features, evaluate, u
 from pipelines.evaluation.quality import Check, neighbour_check, pair_cosine, seam_ratio, vector_checks
 from pipelines.evaluation.report import ChangeMap, EmbeddingMap, Panel, ReportData, StageRow, TruthMap, write_report
 from pipelines.evaluation.scores_io import Score, write_scores
-from pipelines.grid import RESOLUTION_M, WGS84, transformer
+from pipelines.grid import RESOLUTION_M
 from pipelines.products import code_digest, committed_tiles, identity, sample_points
 from pipelines.shards import read_rows
 from pipelines.shards.reader import Row
@@ -444,8 +444,7 @@ def held_out_ground(config: Config, view: View) -> NDArray[np.bool_] | None:
     if area is None:
         return None
     west, south, east, north = area
-    x, y = np.meshgrid(*view.window.centres())
-    lon, lat = (np.asarray(found) for found in transformer(view.window.epsg, WGS84).transform(x, y))
+    lon, lat = view.lonlat()
     inside: NDArray[np.bool_] = (lon >= west) & (lon < east) & (lat >= south) & (lat < north)
     return inside
 
