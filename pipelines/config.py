@@ -218,7 +218,9 @@ def _default_repeats() -> dict[int | Literal["max"], int]:
 class EvaluateConfig(_Part):
     """Probes on labelled points."""
 
-    labels: tuple[str, ...] = Field(min_length=1, description="label tables (Parquet or GeoParquet; globs allowed)")
+    labels: tuple[str, ...] = Field(
+        min_length=1, description="label tables (Parquet or GeoParquet), paths or URIs; globs allowed"
+    )
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     group: str | tuple[str, ...] = Field(
         "parcel_id", description="column(s) that name the parcel; never shared between train and test"
@@ -231,7 +233,7 @@ class EvaluateConfig(_Part):
     repeats: dict[int | Literal["max"], int] = Field(default_factory=_default_repeats)
     max_per_class: int = Field(100, ge=1)
     features: tuple[str, ...] = Field((), description="baselines to compute; empty: all")
-    truth: str | None = Field(None, description="folder with truth rasters for the pictures")
+    truth: str | None = Field(None, description="folder of this machine with truth rasters for the pictures")
 
 
 class RayConfig(_Part):

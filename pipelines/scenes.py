@@ -55,6 +55,7 @@ class Scene:
         footprint: WGS 84 polygon of the data.
         assets: by band name of the source (``red``, ``vv``) or role (``scl``, ``qa_pixel``, ``store``).
         facts: JSON-able producer facts: platform, relative_orbit, orbit_state, datatake, processing_baseline, ...
+        item_href: unsigned address of the STAC item; empty where it is not known.
     """
 
     source: str
@@ -66,6 +67,17 @@ class Scene:
     footprint: BaseGeometry
     assets: dict[str, Asset]
     facts: dict[str, object] = field(default_factory=dict)
+    item_href: str = ""
+
+    def scaling(self) -> str:
+        """How stored numbers become physical ones, exact and short: ``0.0001*x-0.1 (blue red); 1.0*x+0.0 (scl)``.
+
+        Part of the identity of whatever is made from the scene: a corrected offset makes other pixels.
+        """
+        bands: dict[str, list[str]] = {}
+        for band, asset in sorted(self.assets.items()):
+            bands.setdefault(f"{float(asset.scale)!r}*x{float(asset.offset):+}", []).append(band)
+        return "; ".join(f"{formula} ({' '.join(names)})" for formula, names in sorted(bands.items()))
 
 
 def scenes_to_frame(scenes: Iterable[Scene]) -> gpd.GeoDataFrame:
@@ -81,12 +93,13 @@ def scenes_to_frame(scenes: Iterable[Scene]) -> gpd.GeoDataFrame:
             "valid_end_ms": scene.valid_ms[1],
             "assets": json.dumps({band: asdict(asset) for band, asset in scene.assets.items()}, sort_keys=True),
             "facts": json.dumps(scene.facts, sort_keys=True),
+            "item_href": scene.item_href,
             "geometry": scene.footprint,
         }
         for scene in scenes
     ]
     columns = ["source", "scene_id", "catalog", "collection", "time_ms", "valid_start_ms", "valid_end_ms"]
-    frame = pd.DataFrame(rows, columns=[*columns, "assets", "facts", "geometry"])
+    frame = pd.DataFrame(rows, columns=[*columns, "assets", "facts", "item_href", "geometry"])
     frame = frame.sort_values(["source", "time_ms", "scene_id"], kind="stable", ignore_index=True)
     return gpd.GeoDataFrame(frame, geometry="geometry", crs="EPSG:4326")
 
@@ -104,6 +117,7 @@ def frame_to_scenes(frame: gpd.GeoDataFrame) -> list[Scene]:
             footprint=row.geometry,
             assets={band: _asset(fields) for band, fields in json.loads(row.assets).items()},
             facts=json.loads(row.facts),
+            item_href=row.item_href,
         )
         for row in frame.itertuples(index=False)
     ]

@@ -6,6 +6,7 @@ Items must come as they were served: pystac 1.12 and later rewrites items on rea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.catalogs import landsat, sentinel2
 from pipelines.catalogs.base import UnusableItem
@@ -94,7 +95,17 @@ def normalise(
         footprint=outline,
         assets=assets,
         facts=facts(item),
+        item_href=item_href(item, base),
     )
+
+
+def item_href(item: Fields, base: str | None) -> str:
+    """Address of an item for others to follow, without user name, password, token or query; empty where unknown."""
+    href = base or self_href(item) or ""
+    if "://" not in href:
+        return href if href.startswith("/") else ""
+    parts = urlsplit(href)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def scene_assets(item: Fields, source: Source, *, collection: str = "", base: str | None = None) -> dict[str, Asset]:

@@ -31,6 +31,7 @@ class FailureKind(StrEnum):
 
     THROTTLED = "throttled"
     EXPIRED = "expired"
+    REFUSED = "refused"  # whoever signs addresses gives no access
     TRANSIENT = "transient"
     MISSING = "missing"
     CORRUPT = "corrupt"
@@ -38,10 +39,13 @@ class FailureKind(StrEnum):
     UNUSABLE = "unusable"  # the file is sound but not what can be read here
 
 
+# The file's own: another run would find the same. All other kinds are of the moment or of the user's access.
+PERMANENT = frozenset({FailureKind.MISSING, FailureKind.CORRUPT, FailureKind.MISDESCRIBED, FailureKind.UNUSABLE})
 # Attempts in all. A missing file is tried twice: object stores answer 404 for a moment under load.
 ATTEMPTS = {
     FailureKind.THROTTLED: 5,
     FailureKind.EXPIRED: 3,
+    FailureKind.REFUSED: 1,  # signers are patient themselves
     FailureKind.TRANSIENT: 4,
     FailureKind.MISSING: 2,
     FailureKind.CORRUPT: 3,
@@ -60,12 +64,22 @@ _PATTERNS = (
 )
 
 
+class AccessRefused(ConnectionError):
+    """An address could not be signed."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why there are no pixels."""
 
     kind: FailureKind
     reason: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """An error's class and words, without the queries of addresses: they may hold signatures."""
+        said = re.sub(r"\?[^\s'\"]+", "?...", f"{type(error).__name__}: {error}")
+        return cls(classify(error), said[:500])
 
 
 @dataclass
@@ -126,6 +140,8 @@ def classify(error: BaseException) -> FailureKind:
     words = []
     link: BaseException | None = error
     while link is not None:
+        if isinstance(link, AccessRefused):
+            return FailureKind.REFUSED
         if isinstance(link, FileNotFoundError):
             return FailureKind.MISSING
         if isinstance(link, TimeoutError | ConnectionError):
@@ -198,9 +214,9 @@ def retrying(action: Callable[[str], T], href: str, sign: Sign | None, backoff_s
     """What an action makes of a signed address, tried as often as its class of failure deserves."""
     for attempt in range(1, max(ATTEMPTS.values()) + 1):
         try:
-            return action(local_path(sign(href) if sign else href))
+            return action(local_path(_asked(sign, href) if sign else href))
         except Exception as error:  # becomes a recorded failure
-            failure = Failure(classify(error), f"{type(error).__name__}: {error}"[:500])
+            failure = Failure.of(error)
         if attempt >= ATTEMPTS[failure.kind]:
             break
         if failure.kind is FailureKind.EXPIRED and sign is not None and hasattr(sign, "invalidate"):
@@ -209,15 +225,27 @@ def retrying(action: Callable[[str], T], href: str, sign: Sign | None, backoff_s
     return failure
 
 
+def _asked(ask: Callable[[str], T], href: str) -> T:
+    """What a signer says of an address.
+
+    Raises:
+        AccessRefused: it says nothing that opens the address.
+    """
+    try:
+        return ask(href)
+    except Exception as error:
+        raise AccessRefused(f"{type(error).__name__}: {error}") from error
+
+
 def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception | None]:
     """The crop of every request; files that the catalog does not describe are opened for their headers."""
 
     def one(request: Request) -> Crop | Exception | None:
         try:
             href = request.asset.href
-            signed = local_path(request.sign(href) if request.sign else href)
+            signed = local_path(_asked(request.sign, href) if request.sign else href)
             options = getattr(request.sign, "gdal_options", None)
-            settings = tuple(sorted(options(href).items())) if options else ()
+            settings = tuple(sorted(_asked(options, href).items())) if options else ()
             again = request.attempts > 0
             if request.header is None:
                 request.header = read_header(signed, settings, again=again)
@@ -237,11 +265,15 @@ def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception
 
 def _settle(request: Request, error: Exception) -> None:
     """Records a failed attempt."""
-    kind = classify(error)
     request.attempts += 1
-    request.failure = Failure(kind, f"{type(error).__name__}: {error}"[:500])
+    request.failure = Failure.of(error)
     sign = request.sign
-    if kind is FailureKind.EXPIRED and sign is not None and hasattr(sign, "invalidate") and _may_try(request):
+    if (
+        request.failure.kind is FailureKind.EXPIRED
+        and sign is not None
+        and hasattr(sign, "invalidate")
+        and _may_try(request)
+    ):
         sign.invalidate(request.asset.href)
 
 

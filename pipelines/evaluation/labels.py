@@ -10,8 +10,11 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from glob import glob
+from io import BytesIO
 from pathlib import Path
 
+import fsspec
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -68,8 +71,26 @@ class LabelColumns:
     split: str | None = None
 
 
+def matching_files(pattern: str) -> list[str]:
+    """The files of this machine, or of the store of a URI, that a shell pattern fits; sorted."""
+    if "://" not in pattern:
+        return sorted(glob(pattern))
+    fs, path = fsspec.core.url_to_fs(pattern)
+    return sorted(fs.unstrip_protocol(found) for found in fs.glob(path))
+
+
+def file_bytes(path: str | Path) -> bytes | None:
+    """The content of a local file or of a URI's object; None where there is none."""
+    try:
+        with fsspec.open(str(path), "rb") as file:
+            content: bytes = file.read()
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    return content
+
+
 def read_labels(paths: Iterable[str | Path], columns: LabelColumns = LabelColumns()) -> pd.DataFrame:
-    """Label tables (GeoParquet or Parquet) as one frame.
+    """Label tables (GeoParquet or Parquet; paths or URIs) as one frame.
 
     Adds or replaces the columns ``lon``, ``lat`` (WGS 84 degrees), ``group`` (str), ``year`` (int, -1 for any),
     ``split`` (str or None); keeps all others.
@@ -77,7 +98,7 @@ def read_labels(paths: Iterable[str | Path], columns: LabelColumns = LabelColumn
     Raises:
         ValueError: for a missing file or column, a point without position, a group that spans the country.
     """
-    files = [Path(path) for path in paths]
+    files = list(paths)
     if not files:
         raise ValueError("evaluate.labels: no file matches; give at least one label table")
     table = pd.concat([_read_one(path, columns) for path in files], ignore_index=True)
@@ -90,11 +111,12 @@ def read_labels(paths: Iterable[str | Path], columns: LabelColumns = LabelColumn
     return table
 
 
-def _read_one(path: Path, columns: LabelColumns) -> pd.DataFrame:
-    if not path.is_file():
+def _read_one(path: str | Path, columns: LabelColumns) -> pd.DataFrame:
+    content = file_bytes(path)
+    if content is None:
         raise ValueError(f"evaluate.labels: no file {path}")
-    is_geo = b"geo" in (pq.read_schema(path).metadata or {})
-    table = gpd.read_parquet(path).to_crs(4326) if is_geo else pd.read_parquet(path)
+    is_geo = b"geo" in (pq.read_schema(BytesIO(content)).metadata or {})
+    table = gpd.read_parquet(BytesIO(content)).to_crs(4326) if is_geo else pd.read_parquet(BytesIO(content))
     groups = (columns.group,) if isinstance(columns.group, str) else tuple(columns.group)
     wanted = [*groups, *([columns.year] if columns.year else []), *([columns.split] if columns.split else [])]
     if not is_geo:

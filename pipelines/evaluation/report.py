@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from pipelines.evaluation.maps import agreement
 from pipelines.evaluation.quality import Check
 from pipelines.evaluation.report_tables import checks_table, score_section, stage_table, verdict
 from pipelines.evaluation.scores_io import Score
+from pipelines.storage import Storage
 
 MAX_PX = 640  # longer side of a picture in the page; larger arrays are thinned, which keeps the file near 5 MB
 MIN_PX = 420  # smaller pictures are enlarged by whole pixels
@@ -55,7 +55,8 @@ class EmbeddingMap:
 class TruthMap:
     """Truth beside the map made from a few labels; class codes, 0 no data.
 
-    ``legend`` gives name and ``#rrggbb`` colour (or None) by code; ``labels`` says what the map was made from.
+    ``legend`` gives name and ``#rrggbb`` colour (or None) by code; ``labels`` says what the map was made from;
+    ``held_out`` is the ground that neither model nor labels were taken from, None where nothing was held out.
     """
 
     title: str
@@ -106,13 +107,9 @@ class ReportData:
     notes: Sequence[str] = ()
 
 
-def write_report(path: str | Path, data: ReportData) -> None:
-    """Writes the page, replacing the file in one step."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(render(data), encoding="utf-8")
-    temporary.replace(path)
+def write_report(storage: Storage, path: str, data: ReportData) -> None:
+    """Writes the page, replacing the object in one step."""
+    storage.write_bytes_atomic(path, render(data).encode())
 
 
 def render(data: ReportData) -> str:
@@ -187,11 +184,6 @@ def _truths(data: ReportData) -> str:
         codes = [int(code) for code in np.union1d(np.unique(one.truth), np.unique(one.predicted)) if code != 0]
         spare = figures.default_colours(codes)
         colours = {code: (one.legend.get(code, ("", None))[1] or spare[code]) for code in codes}
-        overall, balanced = agreement(one.truth, one.predicted)
-        accuracy = f"overall accuracy {overall:.1%}, balanced {balanced:.1%}"
-        if one.held_out is not None and (one.held_out & (one.truth != 0) & (one.predicted != 0)).any():
-            out, out_balanced = agreement(np.where(one.held_out, one.truth, 0), one.predicted)
-            accuracy += f"; on held-out ground alone {out:.1%}, balanced {out_balanced:.1%}"
         truth = figures.shrink(one.truth, MAX_PX)
         predicted = figures.shrink(one.predicted, MAX_PX)
         wrong = np.full((*truth.shape, 3), 255, np.uint8)
@@ -209,9 +201,23 @@ def _truths(data: ReportData) -> str:
             _picture(wrong, "disagreement", "red where map and truth differ"),
         ]
         parts.append(
-            f'<h3>{escape(one.title)}</h3><p>{escape(accuracy)}.</p>{_grid(pictures)}<ul class="legend">{swatches}</ul>'
+            f"<h3>{escape(one.title)}</h3><p>{escape(_accuracy(one))}.</p>"
+            f'{_grid(pictures)}<ul class="legend">{swatches}</ul>'
         )
     return "".join(parts)
+
+
+def _accuracy(one: TruthMap) -> str:
+    """How right a map is, first where nothing was trained; the rest of it may hold ground of the training."""
+    overall, balanced = agreement(one.truth, one.predicted)
+    everywhere = f"overall accuracy {overall:.1%}, balanced {balanced:.1%}"
+    if one.held_out is None or not (one.held_out & (one.truth != 0) & (one.predicted != 0)).any():
+        return f"On ground open to training, none of it held out: {everywhere}"
+    out, out_balanced = agreement(np.where(one.held_out, one.truth, 0), one.predicted)
+    return (
+        f"On held-out ground alone: overall accuracy {out:.1%}, balanced {out_balanced:.1%}. "
+        f"On all ground, training ground included: {everywhere}"
+    )
 
 
 def _changes(data: ReportData) -> str:

@@ -9,7 +9,8 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+
+from pipelines.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Score:
     n: int
 
 
-def write_scores(path: str | Path, scores: Iterable[Score]) -> None:
-    """Writes rows as a JSON list, replacing the file in one step.
+def write_scores(storage: Storage, path: str, scores: Iterable[Score]) -> None:
+    """Writes rows as a JSON list, replacing the object in one step.
 
     Raises:
         ValueError: for a mean that is not finite; such a number hides a failed evaluation.
@@ -52,18 +53,16 @@ def write_scores(path: str | Path, scores: Iterable[Score]) -> None:
         if not math.isfinite(score.mean):
             raise ValueError(f"score {score} is not finite; look at its features and labels")
         rows.append(asdict(score))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
+    storage.write_bytes_atomic(path, (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
 
 
-def read_scores(path: str | Path) -> list[Score]:
+def read_scores(storage: Storage, path: str) -> list[Score]:
     """The inverse of :func:`write_scores`."""
     names = {field.name for field in fields(Score)}
-    rows = json.loads(Path(path).read_text())
+    rows = storage.read_json(path)
     for row in rows:
         if set(row) != names:
-            raise ValueError(f"{path}: row has fields {sorted(row)}, expected {sorted(names)}; run evaluate again")
+            raise ValueError(
+                f"{storage.uri(path)}: row has fields {sorted(row)}, expected {sorted(names)}; run evaluate again"
+            )
     return [Score(**row) for row in rows]

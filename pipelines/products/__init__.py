@@ -1,6 +1,6 @@
 """What a tile is on storage: codes, COG, Zarr, STAC, index, receipt, and the commit that ties them."""
 
-from pipelines.products.commit import commit_tile, committed_tiles, is_committed, verify_tile
+from pipelines.products.commit import any_committed, commit_tile, committed_tiles, is_committed, verify_tile
 from pipelines.products.identity import code_digest, identity
 from pipelines.products.index import read_index, rebuild_index
 from pipelines.products.quantise import NODATA, dequantize, quantize
@@ -20,6 +20,7 @@ __all__ = [
     "SceneRef",
     "Status",
     "TileProduct",
+    "any_committed",
     "code_digest",
     "commit_tile",
     "committed_tiles",

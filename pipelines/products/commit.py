@@ -120,6 +120,11 @@ def committed_tiles(storage: Storage, period_label: str = "") -> list[dict[str, 
         return list(pool.map(storage.read_json, paths))
 
 
+def any_committed(storage: Storage) -> bool:
+    """Whether any tile is committed, without reading a receipt."""
+    return bool(storage.list("embeddings/v1", RECEIPT_SUFFIX))
+
+
 def repair(storage: Storage, receipt: dict[str, Any]) -> None:
     """Write what a commit that was cut off after its receipt still owed."""
     if not storage.exists(stac_path(receipt["tile_id"], receipt["period"]["label"])):

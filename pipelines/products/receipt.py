@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.grid import RESOLUTION_M, Period, Tile, Window, format_time, zone_name
 from pipelines.products.identity import identity
 from pipelines.products.tile import TileProduct, counts_path, data_path, moments_path, receipt_path
+from pipelines.scenes import Scene
 from pipelines.storage import Storage, Written
 
 RECEIPT_VERSION = 1
@@ -22,16 +23,22 @@ class SceneRef:
         scene_id: id of the STAC item.
         source: name of the source.
         collection: STAC collection id.
-        href: address of the STAC item, where known.
+        href: address of the STAC item, where known; not part of a tile's identity.
+        scaling: how its stored numbers become physical ones; see :meth:`pipelines.scenes.Scene.scaling`.
     """
 
     scene_id: str
     source: str
     collection: str
     href: str = ""
+    scaling: str = ""
+
+    @classmethod
+    def of(cls, scene: Scene) -> SceneRef:
+        return cls(scene.scene_id, scene.source, scene.collection, scene.item_href, scene.scaling())
 
     def to_json(self) -> dict[str, str]:
-        return {"scene_id": self.scene_id, "source": self.source, "collection": self.collection, "href": self.href}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Provenance:
         """The key under which a tile made from this is committed."""
         window = tile.window
         place = [tile.tile_id, window.epsg, *window.bounds_m, window.resolution_m, period.start_ms, period.end_ms]
-        scenes = sorted([scene.source, scene.collection, scene.scene_id] for scene in self.inputs)
+        scenes = sorted([scene.source, scene.collection, scene.scene_id, scene.scaling] for scene in self.inputs)
         return identity([place, scenes], self.parameters, self.model_digest, self.code_digest)
 
 

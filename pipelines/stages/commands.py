@@ -34,6 +34,8 @@ def run_stages(config: Config, options: argparse.Namespace) -> int:
         names = ORDER[:-1]
     if options.dry_run:
         return dry_run(config, names)
+    if "evaluate" in names and config.evaluate is not None:
+        evaluate.check_truth(config)  # now, not after the training
     storage = Storage(config.root)
     storage.check_writable()
     results: list[StageResult] = []
@@ -128,9 +130,10 @@ def status(config: Config, options: argparse.Namespace) -> int:
     if storage.exists("reports/summary.json"):
         for row in storage.read_json("reports/summary.json")["stages"].values():
             reasons = "".join(f"; {count} x {reason}" for reason, count in row["reasons"].items())
+            checked = f"; found done {row['checked']}" if "checked" in row else ""
             print(
                 f"last {row['stage']}: {row['finished']}, {row['seconds']:.0f} s, written {row['written']}, "
-                f"skipped {row['skipped']}, failed {row['failed']}{reasons}"
+                f"skipped {row['skipped']}, failed {row['failed']}{reasons}{checked}"
             )
     return 0
 
@@ -159,6 +162,8 @@ def view(config: Config, options: argparse.Namespace) -> int:
     if options.open:
         if not storage.exists(evaluate.REPORT):
             raise ConfigError("no report yet; run `aef evaluate`")
+        if not storage.is_local:
+            raise ConfigError(f"--open: {storage.uri(evaluate.REPORT)} is not on this machine; copy it here first")
         import webbrowser
 
         webbrowser.open(Path(storage.uri(evaluate.REPORT)).resolve().as_uri())

@@ -23,7 +23,7 @@ import pipelines.coregister
 import pipelines.products.quantise
 import pipelines.sources
 import pipelines.stages.embedder
-from pipelines.config import Config
+from pipelines.config import Config, ConfigError
 from pipelines.coregister import read_sequence
 from pipelines.grid import Period, Tile
 from pipelines.products import (
@@ -44,11 +44,14 @@ from pipelines.products import (
 from pipelines.scenes import Scene
 from pipelines.shards import from_bytes, to_bytes
 from pipelines.sources import Source
+from pipelines.sources.statistics import Statistics
 from pipelines.stages import checkpoint as checkpoints
 from pipelines.stages import estimate
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.embedder import Embedder, observation_counts
 from pipelines.stages.estimate import Estimate
+from pipelines.stages.ingest import STATISTICS
+from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
 from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
 from pipelines.stages.signing import signers
@@ -95,7 +98,7 @@ class Recipe:
 
     def provenance(self, config: Config, scenes: dict[str, list[Scene]]) -> Provenance:
         """What determines a tile made from these scenes."""
-        inputs = (SceneRef(s.scene_id, s.source, s.collection) for found in scenes.values() for s in found)
+        inputs = (SceneRef.of(scene) for found in scenes.values() for scene in found)
         embed = config.embed
         parameters = {"patch_px": embed.patch_px, "margin_px": embed.margin_px, "precision": embed.precision}
         bands = {name: list(source.band_names) for name, source in self.sources.items()}
@@ -125,7 +128,11 @@ class TileReader:
         }
 
     def read(self, task: TileTask) -> tuple[bytes, Provenance, dict[str, Any]]:
-        """The measurements of a tile with its margin, what they are, and what was and was not read."""
+        """The measurements of a tile with its margin, what they are, and what was and was not read.
+
+        Raises:
+            OutageError: what is missing may be there the next time.
+        """
         config, start = self.config, time.monotonic()
         window = task.tile.window.pad(config.embed.margin_px)
         planned = self.plan.scenes(window, task.period)
@@ -145,6 +152,7 @@ class TileReader:
             sequence_id=task.name,
             split="map",
         )
+        stop_on_outage(failures, sequence.rasters, self.recipe.sources)
         facts = {"read_seconds": time.monotonic() - start, "failures": [asdict(failure) for failure in failures]}
         return to_bytes(sequence), provenance, facts
 
@@ -191,6 +199,7 @@ def run(config: Config) -> StageResult:
     """Map everything that is planned and not committed yet."""
     plan, storage = Plan.load(config), Storage(config.root)
     found = checkpoints.trained(config)
+    check_checkpoint(config, found)
     recipe = Recipe.of(config, found)
     tasks = [TileTask(tile, period) for period in config.support_periods for tile in plan.tiles()]
     result = StageResult("embed", "tiles", planned=len(tasks))
@@ -241,6 +250,37 @@ def run(config: Config) -> StageResult:
         **{name: round(value, 1) for name, value in seconds.items()},
     }
     return result
+
+
+def check_checkpoint(config: Config, checkpoint: Checkpoint) -> None:
+    """Refuse to map with a model that was trained on other inputs than those configured and ingested.
+
+    Raises:
+        ConfigError: naming the source and the remedy.
+    """
+    trained = {name: found.band_names for name, found in checkpoint.sources().items() if found.is_input}
+    sources = {name: config.source(name) for name in config.sources}
+    configured = {name: found.band_names for name, found in sources.items() if found.is_input}
+    for name in sorted({*trained, *configured}):
+        ours, its = configured.get(name), trained.get(name)
+        if ours == its:
+            continue
+        if ours is None:
+            problem = f"sources.{name}: not configured, but an input of the model under {config.root}"
+        elif its is None:
+            problem = f"sources.{name}: configured as an input, but none of the model under {config.root}"
+        else:
+            problem = f"sources.{name}.bands: {list(ours)}, but the model under {config.root} has {list(its)}"
+        raise ConfigError(f"{problem}; run `aef train`, or restore the configuration that it was trained with")
+    storage = Storage(config.root)
+    if not storage.exists(STATISTICS):
+        return  # mapped where nothing was ingested: the checkpoint's own are all there is
+    ingested = Statistics.from_json(storage.read_bytes(STATISTICS).decode())
+    if ingested.digest() != Statistics.from_json(checkpoint.statistics).digest():
+        raise ConfigError(
+            f"{storage.uri(STATISTICS)}: not the statistics that the model under {config.root} was trained with; "
+            "run `aef train`, or restore the shards and settings of that training"
+        )
 
 
 def _prepare(config: Config, storage: Storage, found: Checkpoint, recipe: Recipe, tasks: list[TileTask]) -> None:

@@ -16,7 +16,7 @@ from scipy.ndimage import label as connected_parts
 
 from pipelines.config import Config, ConfigError, TaskConfig
 from pipelines.evaluation.figures import composite_rgb
-from pipelines.evaluation.labels import Task, TaskKind, labelled, pair_years, split_by_groups
+from pipelines.evaluation.labels import Task, TaskKind, file_bytes, labelled, pair_years, split_by_groups
 from pipelines.evaluation.maps import change, classify, pick_labels
 from pipelines.evaluation.protocol import Settings, change_features, evaluate, unsupervised_change
 from pipelines.evaluation.quality import Check, neighbour_check, pair_cosine, seam_ratio, vector_checks
@@ -29,9 +29,9 @@ from pipelines.shards.reader import Row
 from pipelines.stages import checkpoint as checkpoints
 from pipelines.stages.ingest import current_shards
 from pipelines.stages.pictures import View, embedding_view, patchwork, raster_view, views_of
-from pipelines.stages.plan import Plan
+from pipelines.stages.plan import Plan, test_area_of
 from pipelines.stages.probe_points import Place, computed_features, label_files, labelled_points, places_of
-from pipelines.stages.session import StageResult, local_path, ray_session
+from pipelines.stages.session import StageResult, ray_session
 from pipelines.storage import Storage
 
 SCORES = "reports/scores.json"
@@ -51,10 +51,11 @@ def run(config: Config) -> StageResult:
     """Probe every task and write scores and report.
 
     Raises:
-        ConfigError: without labels in the area, or a trained model.
+        ConfigError: without labels in the area, or a trained model; for truth that is not on this machine.
     """
     if config.evaluate is None:
         raise ConfigError("evaluate: the configuration has no such section; it names the labels and the tasks")
+    check_truth(config)
     storage = Storage(config.root)
     result = StageResult("evaluate", "tasks", planned=len(config.evaluate.tasks))
     key = evaluation_identity(config)
@@ -73,8 +74,8 @@ def run(config: Config) -> StageResult:
         scores += task_scores(config, task, points, features)
         result.written += 1
     checks = quality_checks(config, points, features[EMBEDDING])
-    write_scores(local_path(storage, SCORES), scores)
-    write_report(local_path(storage, REPORT), report_data(config, places, points, features[EMBEDDING], scores, checks))
+    write_scores(storage, SCORES, scores)
+    write_report(storage, REPORT, report_data(config, places, points, features[EMBEDDING], scores, checks))
     result.details = {"points": len(points), "scores": len(scores), "checks": {c.name: c.value for c in checks}}
     storage.write_json(EVALUATED, {"identity": key, "details": result.details})
     return result
@@ -98,7 +99,7 @@ def evaluation_identity(config: Config) -> str:
         inputs={
             "tiles": sorted(tiles),
             "shards": current_shards(config, "train") + current_shards(config, "test"),
-            "labels": [(path, _file_digest(Path(path))) for path in label_files(config)],
+            "labels": label_digests(config),
             "truth": sorted((file.name, file.stat().st_size) for file in truth.glob("*")) if truth else [],
         },
         parameters=parameters,
@@ -114,9 +115,24 @@ def evaluation_identity(config: Config) -> str:
     )
 
 
-def _file_digest(path: Path) -> str:
-    # A file that is missing is reported where the labels are read.
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+def label_digests(config: Config) -> list[tuple[str, str]]:
+    """Every label file and the SHA-256 of its content; empty where there is none, which is reported by its reader."""
+    contents = ((path, file_bytes(path)) for path in label_files(config))
+    return [(path, "" if found is None else hashlib.sha256(found).hexdigest()) for path, found in contents]
+
+
+def check_truth(config: Config) -> None:
+    """Truth rasters are for the pictures of a synthetic Earth, which lies on this machine.
+
+    Raises:
+        ConfigError: when they are said to be elsewhere.
+    """
+    assert config.evaluate is not None
+    if config.evaluate.truth and "://" in config.evaluate.truth:
+        raise ConfigError(
+            f"evaluate.truth: {config.evaluate.truth} is not a folder of this machine; copy the rasters here, or leave "
+            "the key out: only pictures and checks of the report need it"
+        )
 
 
 def mapped_vectors(storage: Storage, points: pd.DataFrame) -> NDArray[np.float32]:
@@ -418,7 +434,19 @@ def _truth_map(
         predicted.astype(np.int64),
         {code: (name.replace("_", " "), None) for name, code in codes.items()},
         f"{MAP_LABELS} labels a class from the training sites, 3 nearest neighbours",
+        held_out_ground(config, view),
     )
+
+
+def held_out_ground(config: Config, view: View) -> NDArray[np.bool_] | None:
+    """Which pixels of a view lie in the test area; None without one."""
+    area = test_area_of(config)
+    if area is None:
+        return None
+    west, south, east, north = area
+    lon, lat = view.lonlat()
+    inside: NDArray[np.bool_] = (lon >= west) & (lon < east) & (lat >= south) & (lat < north)
+    return inside
 
 
 def _change_map(config: Config, view: View, index: int, images: list[NDArray[np.float32]]) -> ChangeMap:
@@ -437,5 +465,6 @@ def describe(config: Config) -> None:
     if config.evaluate is None:
         print("[evaluate] no evaluate section: no labels, nothing to probe")
         return
+    check_truth(config)
     tasks = ", ".join(f"{task.name} ({task.kind})" for task in config.evaluate.tasks)
     print(f"[evaluate] {tasks}; labels {list(config.evaluate.labels)}; shots {list(config.evaluate.shots)}")

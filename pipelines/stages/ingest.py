@@ -29,6 +29,7 @@ from pipelines.shards import ShardInfo, open_shards, update_manifest, write_shar
 from pipelines.sources import Source
 from pipelines.stages import estimate
 from pipelines.stages.estimate import Estimate
+from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
 from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
 from pipelines.stages.signing import signers
@@ -79,7 +80,9 @@ def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scen
     inputs = {
         "sites": [(site.site_id, site.window.shape) for site in group.sites],
         "period": [group.period.start_ms, group.period.end_ms],
-        "scenes": {name: [_fingerprint(scene) for scene in found] for name, found in sorted(scenes.items())},
+        "scenes": {
+            name: [(scene.scene_id, scene.scaling()) for scene in found] for name, found in sorted(scenes.items())
+        },
         "bands": {name: config.source(name).band_names for name in sorted(config.sources)},
     }
     parameters = {
@@ -88,10 +91,6 @@ def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scen
         "sequences_per_shard": config.ingest.sequences_per_shard,
     }
     return identity(inputs=inputs, parameters=parameters, model_digest="", code_digest=code)
-
-
-def _fingerprint(scene: Scene) -> list[Any]:
-    return [scene.scene_id, sorted((band, asset.scale, asset.offset) for band, asset in scene.assets.items())]
 
 
 class GroupReader:
@@ -117,6 +116,9 @@ class GroupReader:
         Returns:
             ``shards`` on storage, ``empty`` sites without any input, ``failures`` of scenes, whether all was there
             already (``skipped``).
+
+        Raises:
+            OutageError: what is missing may be there the next time; nothing was written.
         """
         config, storage = self.config, Storage(self.config.root)
         scenes = {
@@ -150,6 +152,7 @@ class GroupReader:
                 texts = self.vectors.attach(sequence.texts) if self.vectors is not None else None
                 sequence = replace(sequence, texts=texts)
             sequences.append(sequence)
+        stop_on_outage(block.failures, block.rasters, sources)
         shards = [
             self._write(storage, f"{prefix}-{index:03d}.shard.parquet", part, sources)
             for index, part in enumerate(batched(sequences, config.ingest.sequences_per_shard))

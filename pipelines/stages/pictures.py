@@ -38,12 +38,17 @@ class View:
     window: Window
     tiles: tuple[Tile, ...]
 
+    def lonlat(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Longitude and latitude of every picture pixel."""
+        lon, lat = transformer(self.window.epsg, WGS84).transform(*np.meshgrid(*self.window.centres()))
+        return np.asarray(lon), np.asarray(lat)
+
     def positions(self, epsg: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """X and y in another zone of every picture pixel, and whether that zone owns it."""
         x, y = np.meshgrid(*self.window.centres())
-        lon, lat = transformer(self.window.epsg, WGS84).transform(x, y)
+        lon, lat = self.lonlat()
         west, east = zone_wedge(epsg)
-        owned = (np.asarray(lon) >= west) & (np.asarray(lon) < east)
+        owned = (lon >= west) & (lon < east)
         if epsg == self.window.epsg:
             return x, y, owned
         there_x, there_y = transformer(WGS84, epsg).transform(lon, lat)

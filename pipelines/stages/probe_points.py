@@ -6,7 +6,6 @@ import pickle
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from glob import glob
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.config import Config, ConfigError
 from pipelines.evaluation.baselines import NAMES, RANDOM_CONV, point_features, sample_patches
-from pipelines.evaluation.labels import LabelColumns, one_per_group, read_labels
+from pipelines.evaluation.labels import LabelColumns, matching_files, one_per_group, read_labels
 from pipelines.evaluation.randomconv import RandomFilters
 from pipelines.grid import WGS84, Period, Window, transformer, utm_epsg
 from pipelines.shards import open_shards, read_rows
@@ -61,9 +60,19 @@ def places_of(config: Config) -> list[Place]:
 
 
 def label_files(config: Config) -> list[str]:
-    """The configured label tables, patterns filled in; a pattern that nothing fits stands for itself."""
+    """The configured label tables, patterns filled in; a pattern that nothing fits stands for itself.
+
+    Raises:
+        ConfigError: for a URI that cannot be read here.
+    """
     assert config.evaluate is not None
-    return [path for pattern in config.evaluate.labels for path in sorted(glob(pattern)) or [pattern]]
+    try:
+        return [path for pattern in config.evaluate.labels for path in matching_files(pattern) or [pattern]]
+    except (ImportError, ValueError) as error:  # no such kind of store, or its client is not installed
+        listed = ", ".join(config.evaluate.labels)
+        raise ConfigError(
+            f"evaluate.labels: {listed}: {error}; use paths, s3:// or gs://, and `pip install '.[s3]'` or '.[gcs]'"
+        ) from error
 
 
 def labelled_points(config: Config, places: list[Place]) -> pd.DataFrame:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -175,22 +174,21 @@ def quiet_ray_data() -> None:
 
 
 def write_summary(storage: Storage, result: StageResult) -> None:
-    """Merge one stage's figures into ``reports/summary.json``; earlier stages' rows stay."""
+    """Merge one stage's figures into ``reports/summary.json``; earlier stages' rows stay.
+
+    A run that found everything done leaves the figures of the run that did it, and notes when it ``checked``.
+    """
     path = "reports/summary.json"
     summary: dict[str, Any] = {"stages": {}}
     if storage.exists(path):
         summary = storage.read_json(path)
-    row = asdict(result)
-    row["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    summary["stages"][result.stage] = row
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    last = summary["stages"].get(result.stage)
+    if last and last["written"] and not (last["failed"] or result.written or result.failed):
+        summary["stages"][result.stage] = {**last, "checked": now}
+    else:
+        summary["stages"][result.stage] = {**asdict(result), "finished": now}
     storage.write_json(path, summary)
-
-
-def local_path(storage: Storage, path: str) -> Path:
-    """A path below a root on this machine, its folder made."""
-    full = Path(storage.uri(path))
-    full.parent.mkdir(parents=True, exist_ok=True)
-    return full
 
 
 def stable_json(value: Any) -> str:

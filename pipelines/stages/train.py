@@ -28,7 +28,7 @@ import pipelines.sources
 import pipelines.stages.batches
 from aef_model import AlphaEarth
 from pipelines.config import Config, ConfigError
-from pipelines.products.identity import code_digest, identity
+from pipelines.products import any_committed, code_digest, identity
 from pipelines.shards import open_shards
 from pipelines.shards.reader import Row
 from pipelines.sources.statistics import Statistics
@@ -180,7 +180,7 @@ def run(config: Config) -> StageResult:
     """Train to the end, from wherever an earlier run got to.
 
     Raises:
-        ConfigError: when there is nothing to train on.
+        ConfigError: when there is nothing to train on, or tiles of another model are there.
     """
     storage = Storage(config.root)
     paths = current_shards(config, "train")
@@ -188,6 +188,7 @@ def run(config: Config) -> StageResult:
         raise ConfigError("plan.test_area: every sequence is held out for testing; nothing is left to train on")
     statistics = Statistics.from_json(storage.read_bytes(STATISTICS).decode())
     run_id = run_identity(config, paths, statistics)
+    _refuse_second_model(storage, run_id)
     result = StageResult("train", "steps", planned=config.train.steps)
     steps = checkpoints.steps_on_storage(storage, run_id)
     before = steps[-1] if steps else 0
@@ -220,6 +221,19 @@ def run(config: Config) -> StageResult:
         "steps_per_second": final.history[-1]["steps_per_second"],
     }
     return result
+
+
+def _refuse_second_model(storage: Storage, run_id: str) -> None:
+    """Say before training, rather than after it, that its tiles could not be put beside those of another model."""
+    if not storage.exists(CURRENT) or not any_committed(storage):
+        return
+    current = storage.read_json(CURRENT)["identity"]
+    if current != run_id:
+        raise ConfigError(
+            f"root: {storage.uri('embeddings')} holds tiles of the model of run {current}; with these data, train "
+            f"settings and code training would be run {run_id}, and embeddings of two models cannot be mixed: "
+            "choose another root, or delete embeddings/"
+        )
 
 
 @ray.remote(num_cpus=0)

@@ -238,3 +238,20 @@ def test_facts_have_one_name_each():
         "cloud_cover": 0.3,
         "processing_baseline": "02.14",
     }
+
+
+@pytest.mark.parametrize(
+    ("link", "base", "expected"),
+    [
+        ("https://api/c/items/x", None, "https://api/c/items/x"),
+        ("https://api/c/items/x", "https://host/c/x.json", "https://host/c/x.json"),
+        ("https://me:secret@api/c/items/x?sig=abc&se=1#f", None, "https://api/c/items/x"),
+        (None, "/catalog/x.json", "/catalog/x.json"),
+        ("./x.json", None, ""),
+        (None, None, ""),
+    ],
+)
+def test_a_scene_knows_the_address_of_its_item_without_anything_secret(link, base, expected):
+    served = item({"blue": {"href": "https://h/b.tif"}}, **BASELINE)
+    served["links"] = [{"rel": "self", "href": link}] if link else []
+    assert normalise(served, source("sentinel2"), "cat", base=base).item_href == expected

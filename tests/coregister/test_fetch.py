@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.coregister.engines import ENGINES, engine
-from pipelines.coregister.fetch import FailureKind, Request, classify, fetch
+from pipelines.coregister.fetch import Failure, FailureKind, Request, classify, fetch, retrying
 from tests.coregister.files import LEFT, TOP, asset_of, noise, window, write_raster
 from tests.coregister.served import serve
 
@@ -104,3 +104,23 @@ def test_classes_of_failure(message: str, kind: FailureKind):
     outer = RuntimeError("Read failed")
     outer.__cause__ = OSError(message)
     assert classify(outer) is kind
+
+
+def test_an_address_that_is_not_signed_is_refused_and_not_asked_for_again(raster, tmp_path):
+    asked = []
+
+    def refuse(href: str) -> str:
+        asked.append(href)
+        raise ConnectionError("no token: the account is closed (503)")
+
+    request = request_of(raster, str(tmp_path), refuse)
+    fetch([request], engine("rasterio"), threads=1, backoff_s=0.01)
+    assert request.failure is not None and request.failure.kind is FailureKind.REFUSED and len(asked) == 1
+    assert "the account is closed" in request.failure.reason
+    failure = retrying(lambda href: href, "https://x/a.h5", refuse, backoff_s=0.01)
+    assert isinstance(failure, Failure) and failure.kind is FailureKind.REFUSED
+
+
+def test_a_reason_never_shows_a_signature():
+    failure = Failure.of(OSError("'/vsicurl/https://h/B04.tif?sig=secret&se=1' not recognized as being supported"))
+    assert failure.reason == "OSError: '/vsicurl/https://h/B04.tif?...' not recognized as being supported"

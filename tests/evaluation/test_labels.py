@@ -1,3 +1,5 @@
+import uuid
+
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -6,6 +8,7 @@ from shapely import Point, box
 
 from pipelines.evaluation import labels
 from pipelines.evaluation.labels import LabelColumns, Task, TaskKind
+from pipelines.storage import Storage
 
 COVER = Task("cover", TaskKind.CLASSIFICATION, "land_cover", year=2021)
 
@@ -68,6 +71,22 @@ def test_a_missing_column_or_file_is_named(table, tmp_path):
         labels.read_labels([tmp_path / "absent.parquet"])
     with pytest.raises(ValueError, match="no column 'soil'"):
         labels.labelled(labels.read_labels([table]), Task("soil", TaskKind.CLASSIFICATION, "soil"))
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_labels_are_found_and_read_by_uri(table, tmp_path, scheme):
+    folder = f"memory://{uuid.uuid4().hex}" if scheme == "memory" else f"file://{tmp_path}/there"
+    for name in ("b", "a"):
+        Storage(folder).write_bytes_atomic(f"{name}.parquet", table.read_bytes())
+    Storage(folder).write_bytes_atomic("notes.txt", b"")
+    found = labels.matching_files(f"{folder}/*.parquet")
+    assert [path.rsplit("/", 1)[1] for path in found] == ["a.parquet", "b.parquet"]
+    assert all(path.startswith(f"{scheme}://") for path in found)
+    assert labels.file_bytes(found[0]) == table.read_bytes()
+    assert labels.read_labels(found[:1]).equals(labels.read_labels([table]))
+    with pytest.raises(ValueError, match=r"evaluate\.labels: no file .*none\.parquet"):
+        labels.read_labels([f"{folder}/none.parquet"])
+    assert labels.matching_files(f"{folder}/none*") == [] and labels.file_bytes(f"{folder}/none*") is None
 
 
 def test_labelled_takes_the_year_and_drops_what_has_no_label(table):

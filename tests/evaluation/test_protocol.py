@@ -9,6 +9,7 @@ from pipelines.evaluation.labels import Task, TaskKind
 from pipelines.evaluation.metrics import balanced_accuracy, error_reduction
 from pipelines.evaluation.protocol import Settings
 from pipelines.evaluation.scores_io import Score, read_scores, write_scores
+from pipelines.storage import Storage
 
 CROPS = Task("crops", TaskKind.CLASSIFICATION, "crop")
 HEIGHT = Task("height", TaskKind.REGRESSION, "height_m")
@@ -230,9 +231,9 @@ def test_supervised_change_sees_both_years():
 
 def test_scores_file_has_the_agreed_fields_and_refuses_nan(tmp_path):
     row = Score("crops", "test_sites", "max", "best", "embedding", "r2", 0.5, None, None, 7)
-    write_scores(tmp_path / "reports" / "scores.json", [row])
+    write_scores(Storage(tmp_path), "reports/scores.json", [row])
     raw = json.loads((tmp_path / "reports" / "scores.json").read_text())
     assert list(raw[0]) == ["task", "split", "shots", "head", "features", "metric", "mean", "low", "high", "n"]
-    assert read_scores(tmp_path / "reports" / "scores.json") == [row]
+    assert read_scores(Storage(tmp_path), "reports/scores.json") == [row]
     with pytest.raises(ValueError, match="not finite"):
-        write_scores(tmp_path / "scores.json", [Score("a", "b", 1, "c", "d", "e", float("nan"), 0, 0, 1)])
+        write_scores(Storage(tmp_path), "scores.json", [Score("a", "b", 1, "c", "d", "e", float("nan"), 0, 0, 1)])

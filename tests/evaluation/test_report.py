@@ -1,5 +1,6 @@
 import base64
 import io
+import uuid
 from html.parser import HTMLParser
 
 import numpy as np
@@ -8,8 +9,18 @@ from PIL import Image
 
 from pipelines.evaluation import figures
 from pipelines.evaluation.quality import Check
-from pipelines.evaluation.report import ChangeMap, EmbeddingMap, Panel, ReportData, StageRow, TruthMap, write_report
-from pipelines.evaluation.scores_io import Score
+from pipelines.evaluation.report import (
+    ChangeMap,
+    EmbeddingMap,
+    Panel,
+    ReportData,
+    StageRow,
+    TruthMap,
+    render,
+    write_report,
+)
+from pipelines.evaluation.scores_io import Score, read_scores, write_scores
+from pipelines.storage import Storage
 
 
 class Page(HTMLParser):
@@ -98,7 +109,7 @@ def parse(path):
 
 
 def test_the_page_is_complete_and_needs_nothing_from_outside(tmp_path, data):
-    write_report(tmp_path / "reports" / "report.html", data)
+    write_report(Storage(tmp_path), "reports/report.html", data)
     page = parse(tmp_path / "reports" / "report.html")
     assert {"summary", "input", "embeddings", "maps", "change", "scores", "quality", "training"} <= page.ids
     for link in page.links:
@@ -119,7 +130,7 @@ def test_the_page_is_complete_and_needs_nothing_from_outside(tmp_path, data):
 
 
 def test_the_page_says_what_the_numbers_are(tmp_path, data):
-    write_report(tmp_path / "report.html", data)
+    write_report(Storage(tmp_path), "report.html", data)
     page = parse(tmp_path / "report.html")
     assert "A run <of> tests & more" in page.text and "<maize>" in page.text  # escaped, not markup
     for text in (
@@ -131,8 +142,7 @@ def test_the_page_says_what_the_numbers_are(tmp_path, data):
         "-0.050",
         "20% more error",
         "0.600 against 0.500",
-        "overall accuracy 100.0%",
-        "on held-out ground alone",
+        "On held-out ground alone: overall accuracy 100.0%, balanced 100.0%. On all ground, training ground included: ",
         "look at this",
         "One point a parcel.",
     ):
@@ -140,8 +150,31 @@ def test_the_page_says_what_the_numbers_are(tmp_path, data):
     assert page.best == ["0.600", "0.750"]  # the best of each number of shots, whoever it is
 
 
+def test_a_maps_accuracy_leads_with_the_ground_that_was_held_out(tmp_path):
+    truth = np.array([[1, 1, 2, 2]] * 20)
+    predicted = np.array([[1, 1, 2, 1]] * 20)
+    page = []
+    for held_out in (np.arange(4) > 1) & np.ones((20, 1), bool), np.zeros((20, 4), bool), None:
+        maps = [TruthMap("Land cover", truth, predicted, {1: ("a", None), 2: ("b", None)}, "labels", held_out)]
+        page.append(render(ReportData("x", truths=maps)))
+    assert "On held-out ground alone: overall accuracy 50.0%" in page[0]
+    assert "On all ground, training ground included: overall accuracy 75.0%" in page[0]
+    for text in page[1:]:
+        assert "On ground open to training, none of it held out: overall accuracy 75.0%" in text
+        assert "held-out" not in text
+
+
+def test_page_and_scores_are_written_to_any_root(data):
+    storage = Storage(f"memory://{uuid.uuid4().hex}")
+    write_report(storage, "reports/report.html", data)
+    write_scores(storage, "reports/scores.json", scores())
+    assert storage.read_bytes("reports/report.html").decode() == render(data)
+    assert read_scores(storage, "reports/scores.json") == scores()
+    assert storage.list() == ["reports/report.html", "reports/scores.json"]
+
+
 def test_sections_without_content_are_left_out(tmp_path):
-    write_report(tmp_path / "report.html", ReportData("Empty", facts={"seed": "0"}))
+    write_report(Storage(tmp_path), "report.html", ReportData("Empty", facts={"seed": "0"}))
     page = parse(tmp_path / "report.html")
     assert "summary" in page.ids and not {"input", "embeddings", "scores", "training"} & page.ids
 

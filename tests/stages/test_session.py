@@ -52,6 +52,26 @@ def test_the_summary_keeps_the_rows_of_other_stages(tmp_path):
     assert (ingest["written"], ingest["failed"], ingest["seconds"]) == (3, 0, 1.5)
 
 
+def test_a_run_that_found_everything_done_leaves_the_figures_of_the_run_that_did_it(tmp_path):
+    storage = Storage(tmp_path)
+
+    def row():
+        return json.loads((tmp_path / "reports/summary.json").read_text())["stages"]["embed"]
+
+    nothing = StageResult("embed", "tiles", planned=3, skipped=3, seconds=0.1)
+    write_summary(storage, nothing)
+    assert (row()["seconds"], row()["skipped"]) == (0.1, 3)  # nobody is known to have done it
+    write_summary(storage, StageResult("embed", "tiles", planned=3, written=2, failed=1, seconds=8.0))
+    write_summary(storage, nothing)
+    assert (row()["failed"], row()["skipped"]) == (0, 3)  # what had failed is no longer so
+    write_summary(storage, StageResult("embed", "tiles", planned=3, written=3, seconds=9.0))
+    done = row()
+    write_summary(storage, nothing)
+    assert row().pop("checked") and {**row(), "checked": None} == {**done, "checked": None}
+    write_summary(storage, StageResult("embed", "tiles", planned=3, skipped=2, failed=1, seconds=1.0))
+    assert (row()["failed"], row()["seconds"]) == (1, 1.0) and "checked" not in row()
+
+
 def test_a_result_in_words_gives_counts_and_reasons():
     result = StageResult("embed", "tiles", 8, written=5, skipped=2, failed=1, seconds=3.4, reasons={"disk full": 1})
     result.peak_memory_bytes = 3 * 2**30

@@ -1,0 +1,102 @@
+"""An archive that does not answer leaves work for the next run; a broken file does not hold it up."""
+
+import json
+import pickle
+
+import pytest
+
+from pipelines.coregister import ReadFailure
+from pipelines.coregister.fetch import FailureKind
+from pipelines.grid import Site, Tile
+from pipelines.scenes import Scene
+from pipelines.stages import embed, ingest
+from pipelines.stages.embed import Recipe, TileReader, TileTask
+from pipelines.stages.ingest import GroupReader, SiteGroup
+from pipelines.stages.outage import OutageError, stop_on_outage
+from pipelines.storage import Storage
+from tests.coregister.files import LEFT, TOP, noise, scene_of, window, write_raster
+from tests.stages.worlds import YEAR, config, sources_of
+
+SITE = Site.at(window(0, 0, 16, 16), "train")
+GROUP = SiteGroup("group", (SITE,), YEAR)
+TILE = TileTask(Tile("31N_r0_c0", SITE.window), YEAR)
+SOURCES = sources_of(config())
+
+
+def failed(source, scene_id, kind):
+    return ReadFailure(source, scene_id, "https://x/a.tif", kind, f"because of {scene_id}")
+
+
+CORRUPT, DOWN = failed("sentinel2", "a", FailureKind.CORRUPT), failed("sentinel2", "b", FailureKind.TRANSIENT)
+
+
+def test_an_input_of_which_nothing_was_read_stops_the_work_unless_the_files_are_at_fault():
+    stop_on_outage([CORRUPT, DOWN], {"sentinel2"}, SOURCES)  # something was read
+    stop_on_outage([CORRUPT, failed("sentinel2", "c", FailureKind.MISSING)], (), SOURCES)
+    stop_on_outage([failed("gedi", "d", FailureKind.TRANSIENT)], (), SOURCES)  # a target
+    message = r"sentinel2: 2 scenes not read, the first \(corrupt\) by because of a, and none was read; .*tries again"
+    with pytest.raises(OutageError, match=message):
+        stop_on_outage([CORRUPT, DOWN, DOWN], {"sentinel1"}, SOURCES)
+
+
+def test_refused_access_stops_the_work_whatever_else_was_read():
+    refused = failed("gedi", "d", FailureKind.REFUSED)
+    with pytest.raises(OutageError, match=r"gedi: 1 scene not read, the first \(refused\) .*mend the access"):
+        stop_on_outage([CORRUPT, refused], {"sentinel2"}, SOURCES)
+
+
+class Planned:
+    """A plan of two Sentinel-2 scenes, whose files are broken where the test wants it."""
+
+    def __init__(self, folder, broken):
+        self.found = []
+        for day, name in enumerate(("a", "b")):
+            files = {band: folder / f"{name}_{band}.tif" for band in ("red", "nir")}
+            for seed, path in enumerate(files.values()):
+                write_raster(path, noise((64, 64), seed + 1), LEFT, TOP, 10)
+            time_ms = YEAR.start_ms + (100 + day) * 86_400_000
+            self.found.append(scene_of("sentinel2", name, files, time_ms=time_ms, facts={"platform": "sentinel-2a"}))
+            if name in broken:
+                files["red"].write_bytes(files["red"].read_bytes()[:300])
+
+    def scenes(self, _window, _period) -> dict[str, list[Scene]]:
+        return {"sentinel2": self.found}
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    """Reads the group or the tile of a root: (figures, what a reader would embed)."""
+
+    def _read(what, broken=(), sign=lambda href: href):
+        settings = config(tmp_path / "root", ingest={"text_encoder": None}, embed={"margin_px": 0})
+        plan = Planned(tmp_path / f"files{len(broken)}", broken)
+        for stage in (ingest, embed):
+            monkeypatch.setattr(stage, "signers", lambda _: {"test": sign})
+        if what == "group":
+            out = GroupReader(settings, plan, None)({"group": pickle.dumps(GROUP)})
+            return json.loads(out["outcome"]), Storage(settings.root).list("shards", ".parquet")
+        inputs = {name: found for name, found in SOURCES.items() if found.is_input}
+        out = TileReader(settings, plan, Recipe(inputs, "m", "d", "c"))({"task": pickle.dumps(TILE)})
+        return json.loads(out["facts"]), out["window"]
+
+    return _read
+
+
+def refuse(_):
+    raise ConnectionError("no access token")
+
+
+@pytest.mark.parametrize("what", ["group", "tile"])
+def test_work_that_was_refused_its_inputs_is_failed_and_done_by_the_next_run(read, what):
+    figures, made = read(what, sign=refuse)
+    assert "sentinel2: 2 scenes not read, the first (refused) by" in figures["error"] and not made
+    assert "\n" not in figures["error"] and "no access token" in figures["error"]
+    assert not figures["ends_stage"]
+    figures, made = read(what)
+    assert "error" not in figures and figures["failures"] == [] and made
+
+
+@pytest.mark.parametrize("what", ["group", "tile"])
+def test_a_broken_file_is_recorded_and_the_work_goes_on(read, what):
+    figures, made = read(what, broken=("a",))
+    assert [failure["scene_id"] for failure in figures["failures"]] == ["a"] and made
