@@ -190,6 +190,9 @@ class TrainConfig(_Part):
 class EmbedConfig(_Part):
     """Mapping."""
 
+    engine: Literal["stackstac", "rasterio"] = Field(
+        "rasterio", description="who reads the files; same pixels from each"
+    )
     patch_px: int = Field(128, ge=16, multiple_of=16, description="side of a model input, margins included")
     margin_px: int = Field(16, ge=0, multiple_of=16, description="discarded on each side of a patch")
     batch: int = Field(2, ge=1, description="patches a forward")

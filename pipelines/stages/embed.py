@@ -147,7 +147,7 @@ class TileReader:
             task.period,
             self.recipe.sources,
             sign=signers(config),
-            engine=config.ingest.engine,
+            engine=config.embed.engine,
             threads=config.ingest.threads,
             sequence_id=task.name,
             split="map",
