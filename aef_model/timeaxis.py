@@ -1,8 +1,9 @@
 """The one time axis: frames of all sources of a batch, side by side, and which of them measured what.
 
 Operators within a frame work on a flat list of frames ``(M, h, w, C)``; operators over time on ``(B, N, h, w, C)``.
-On a CPU only present frames are in the list, so that padding costs nothing. Elsewhere, and where nothing is padded, the
-list is the padded array itself: counting present frames would make the host wait for an accelerator.
+Elsewhere than on a CPU the list is the padded array itself: counting present frames would make the host wait. On a CPU
+only present frames are in the list where that saves much: a list of another length every step makes oneDNN build its
+kernels anew (a training step of `tiny` with 3 % padding took 0.194 s with a list, 0.156 s without).
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+FULL_SHARE = 0.75  # of the slots; above it padding is cheaper than a list
 
 
 class Measured(NamedTuple):
@@ -84,7 +88,7 @@ def pack_sources(pixels: list[Tensor], time_ms: list[Tensor], present: list[Tens
     """
     there = torch.cat(present, dim=1)
     times = torch.where(there, torch.cat(time_ms, dim=1), 0)
-    if there.device.type != "cpu" or torch.compiler.is_compiling() or bool(there.all()):
+    if there.device.type != "cpu" or torch.compiler.is_compiling() or int(there.sum()) >= FULL_SHARE * there.numel():
         return TimeAxis(times, there, None), [frames.flatten(0, 1) for frames in pixels]
     batch = there.shape[0]
     position = there.long().cumsum(dim=1) - 1

@@ -212,6 +212,8 @@ def run(config: Config) -> StageResult:
             outcomes.append(outcome)
             done += outcome["sites"]
             progress(done, result.planned)
+        if vectors is not None and (new := vectors.wait()):
+            print(f"[ingest] {new} texts encoded by {config.ingest.text_encoder}")
     return _book(config, storage, result, sorted(outcomes, key=lambda outcome: outcome["group"]))
 
 

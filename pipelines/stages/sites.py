@@ -39,9 +39,11 @@ def draw_sites(area: Area, plan: PlanConfig, geometry: BaseGeometry, seed: int) 
     if area.windows:
         candidates = [(window, part.test) for part in area.windows for window in _cut(part.window, plan.site_px)]
     else:
-        # Each side has a grid of its own: one grid over both would lose a column of sites at the edge.
-        sides = [geometry] if test_area is None else [geometry - test_area, geometry & test_area]
-        candidates = [(window, False) for side in sides for window in _grid_windows(side, plan.site_px)]
+        sides = [_grid_windows(geometry, plan.site_px)]
+        if test_area is not None:
+            # Each side has a grid of its own: one grid over both would lose a column of sites at the edge.
+            sides = [_grid_windows(geometry - test_area, plan.site_px), _held_out_windows(geometry, test_area, plan)]
+        candidates = [(window, False) for side in sides for window in side]
     if not candidates:
         return [], refused
     order = np.random.default_rng(seed).permutation(len(candidates))
@@ -88,8 +90,19 @@ def _cut(window: Window, site_px: int) -> list[Window]:
     return [Window(window.epsg, window.left_m, window.top_m, width, height)]
 
 
-def _grid_windows(geometry: BaseGeometry, site_px: int) -> list[Window]:
+def _held_out_windows(geometry: BaseGeometry, test_area: BaseGeometry, plan: PlanConfig) -> list[Window]:
+    """The grid, of those shifted by eighths of a site, with the most sites wholly inside the test area."""
+    grids = [
+        [w for w in _grid_windows(geometry & test_area, plan.site_px, eighth / 8) if test_area.contains(w.footprint())]
+        for eighth in range(8)
+    ]
+    return max(grids, key=len)
+
+
+def _grid_windows(geometry: BaseGeometry, site_px: int, shift: float = 0.0) -> list[Window]:
+    """Squares whose centres lie in an area; ``shift`` moves the grid's corner, in shares of a site."""
     side = site_px * RESOLUTION_M
+    step_m = round(shift * site_px) * RESOLUTION_M
     windows = []
     for epsg in zones_of(geometry):
         part = area_in_zone(geometry, epsg)
@@ -98,7 +111,8 @@ def _grid_windows(geometry: BaseGeometry, site_px: int) -> list[Window]:
         contains = prep(part)
         west, south, east, north = part.bounds
         # Small areas would lose most of their sites to a globally anchored grid, so the grid starts at their corner.
-        left0, top0 = ceil(west / RESOLUTION_M) * RESOLUTION_M, floor(north / RESOLUTION_M) * RESOLUTION_M
+        left0 = ceil(west / RESOLUTION_M) * RESOLUTION_M + step_m
+        top0 = floor(north / RESOLUTION_M) * RESOLUTION_M - step_m
         for row in range(floor((top0 - south) / side) + 1):
             for col in range(floor((east - left0) / side) + 1):
                 window = Window(epsg, left0 + col * side, top0 - row * side, site_px, site_px)

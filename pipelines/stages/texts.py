@@ -10,6 +10,7 @@ from io import BytesIO
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import RayTaskError
 
 from pipelines.config import Config, ConfigError
 from pipelines.coregister.texts import text_table
@@ -65,6 +66,7 @@ class TextVectors:
 
     def __init__(self, storage: Storage, encoder: str) -> None:
         self.storage, self.encoder = storage, encoder
+        self.encoding: ray.ObjectRef[int] | None = None  # a task at work on more of them
         self._known: dict[str, NDArray[np.float32]] | None = None
 
     @property
@@ -73,7 +75,20 @@ class TextVectors:
         return f"shards/text_vectors_{name}.npz"
 
     def __getstate__(self) -> dict[str, object]:
-        return {"storage": self.storage, "encoder": self.encoder, "_known": None}
+        return {"storage": self.storage, "encoder": self.encoder, "encoding": self.encoding, "_known": None}
+
+    def wait(self) -> int:
+        """Until the texts that are being encoded are on storage; how many they were.
+
+        Raises:
+            ConfigError: as :func:`encode`.
+        """
+        if self.encoding is None:
+            return 0
+        try:
+            return ray.get(self.encoding)
+        except RayTaskError as error:
+            raise error.cause from error
 
     def known(self) -> dict[str, NDArray[np.float32]]:
         """All vectors so far, by :func:`text_key`."""
@@ -104,22 +119,24 @@ class TextVectors:
         Raises:
             KeyError: for a text that was never added.
         """
+        self.wait()
         known = self.known()
         vectors = [known[text_key(text)] for text in texts.text]
         return replace(texts, text=(), vector=np.stack(vectors).astype(np.float32))
 
 
 def encode_planned_texts(config: Config, plan: Plan) -> TextVectors | None:
-    """Vectors of every text of the plan, in one task of its own so that the encoder's memory goes with it."""
+    """Start to encode every text of the plan, in one task of its own so that the encoder's memory goes with it.
+
+    The encoder takes long to load: reading goes on beside it, and only what needs a vector waits.
+    """
     encoder = config.ingest.text_encoder
     if encoder is None or "text" not in config.sources:
         return None
     vectors = TextVectors(Storage(config.root), encoder)
     scenes = plan.scenes_of("text")
     if scenes:
-        new = ray.get(_encode_scenes.remote(config, scenes, vectors))
-        if new:
-            print(f"[ingest] {new} texts encoded by {encoder}")
+        vectors.encoding = _encode_scenes.remote(config, scenes, vectors)
     return vectors
 
 
