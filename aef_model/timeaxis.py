@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 FULL_SHARE = 0.75  # of the slots; above it padding is cheaper than a list
 
 
