@@ -190,9 +190,6 @@ class TrainConfig(_Part):
 class EmbedConfig(_Part):
     """Mapping."""
 
-    engine: Literal["stackstac", "rasterio"] = Field(
-        "rasterio", description="who reads the files; same pixels from each"
-    )
     patch_px: int = Field(128, ge=16, multiple_of=16, description="side of a model input, margins included")
     margin_px: int = Field(16, ge=0, multiple_of=16, description="discarded on each side of a patch")
     batch: int = Field(2, ge=1, description="patches a forward")
@@ -202,6 +199,9 @@ class EmbedConfig(_Part):
     threads: int = Field(1, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     zarr: bool = True
+    engine: Literal["stackstac", "rasterio"] = Field(
+        "rasterio", description="who reads the files; same pixels from each"
+    )
 
 
 class TaskConfig(_Part):

@@ -170,6 +170,8 @@ def quiet_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.use_ray_tqdm = False
+    # Our monitor watches memory; Ray's walks every page of a worker once a second, a tenth of a reading task's time.
+    context.memory_usage_poll_interval_s = None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 

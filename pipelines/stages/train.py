@@ -90,7 +90,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
         model.load_state_dict(found.state)
     wrapped = prepare_model(model)
     optimizer = torch.optim.AdamW(
-        wrapped.parameters(), lr=train.learning_rate, betas=train.betas, weight_decay=train.weight_decay
+        wrapped.parameters(), lr=train.learning_rate, betas=train.betas, weight_decay=train.weight_decay, fused=True
     )
     if found is not None and found.optimizer is not None:
         optimizer.load_state_dict(found.optimizer)
