@@ -140,16 +140,16 @@ class Exchange(nn.Module):
         self.space_on = cfg.space_operator
         self.precision_to_precision = Stay(p)
         self.time_to_precision = Up((t, p), (4,), kind, gain)
-        # From the coarsest grid nothing is told at first: it averages over 16 px, and what it adds to the finer grids
-        # before it has learnt anything slows them (docs/decisions.md).
+        # From the coarsest grid hardly anything is told at first: it averages over 16 px, and what it adds to the finer
+        # grids before it has learnt anything slows them (docs/decisions.md).
         if self.space_on:
-            self.space_to_precision = Up((s, t, p), (2, 4), kind, gain=0.0)
+            self.space_to_precision = Up((s, t, p), (2, 4), kind, gain / 10)
         if last:
             return
         self.time_to_time = Stay(t)
         self.precision_to_time = Down((p, t), (4,), gain)
         if self.space_on:
-            self.space_to_time = Up((s, t), (2,), kind, gain=0.0)
+            self.space_to_time = Up((s, t), (2,), kind, gain / 10)
             self.space_to_space = Stay(s)
             self.precision_to_space = Down((p, t, s), (4, 2), gain)
             self.time_to_space = Down((t, s), (2,), gain)
