@@ -300,7 +300,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "precision_dim": 32, "time_dim": 64, "space_dim": 96, "blocks": 2, "time_heads": 4, "space_heads": 4,
         "mlp_ratio": 2.0, "conv_expansion": 2.0, "pool_heads": 12, "pool_dim": 8, "decoder_hidden": 128,
         "text_hidden": 128,
-        "exchange_up": "bilinear", "code_norm": "batch",
+        "exchange_up": "bilinear",
         "uniformity_weight": 0.1, "consistency_every": 4, "teacher_drop": 0.5, "whole_period": 0.5,
     },
     "small": {
