@@ -44,7 +44,7 @@ def stage_table(stages: Sequence[tuple[str, float, int | None, Mapping[str, int]
     peaks = [peak for _, _, peak, _ in stages if peak is not None]
     blank = "<td></td>" * len(keys)
     rows.append(
-        f"<tr><td><b>whole run</b></td><td><b>{total:,.1f}</b></td>"
+        f"<tr><td><b>all before this report</b></td><td><b>{total:,.1f}</b></td>"
         f"<td><b>{_bytes(max(peaks) if peaks else None)}</b></td>{blank}</tr>"
     )
     return (

@@ -38,6 +38,7 @@ SCORES = "reports/scores.json"
 REPORT = "reports/report.html"
 EVALUATED = "reports/evaluated.json"
 """What the scores and the report were made from."""
+STAGES_BEFORE = ("sandbox", "plan", "ingest", "train", "embed")
 EMBEDDING = "embedding"
 MAP_LABELS = 10
 MAX_VIEWS = 6
@@ -335,8 +336,7 @@ def report_data(
             row["peak_memory_bytes"],
             {name: row[name] for name in ("planned", "written", "skipped", "failed")},
         )
-        for row in summary.values()
-        if row["stage"] != "evaluate"
+        for row in (summary[name] for name in STAGES_BEFORE if name in summary)
     ]
     history = found.history
     names = sorted({name for row in history for name in row} - {"step", "seconds", "steps_per_second"})
