@@ -26,17 +26,15 @@ class UnusableItem(ValueError):
 
 @dataclass
 class SceneSearch:
-    """What a search found. Nothing is dropped in silence: every item is a scene or is counted as refused.
+    """What a search found. Nothing is dropped in silence: every item is a scene or is refused.
 
     Attributes:
         scenes: in order of time and id.
-        refused: reason -> number of items.
-        examples: reason -> id of one such item.
+        refused_items: reason -> ids of the items.
     """
 
     scenes: list[Scene] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
+    refused_items: dict[str, list[str]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Scene]:
         return iter(self.scenes)
@@ -45,9 +43,13 @@ class SceneSearch:
         return len(self.scenes)
 
     def refuse(self, reason: str, item_id: str) -> None:
-        """Count an item that cannot be used."""
-        self.refused[reason] += 1
-        self.examples.setdefault(reason, item_id)
+        """Note an item that cannot be used."""
+        self.refused_items.setdefault(reason, []).append(item_id)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Number of items by reason."""
+        return Counter({reason: len(items) for reason, items in self.refused_items.items()})
 
 
 class Catalog(Protocol):

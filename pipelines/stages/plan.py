@@ -28,7 +28,7 @@ from pipelines.sources import source
 from pipelines.sources.base import Kind
 from pipelines.stages.session import Progress, StageResult, log, stable_json
 from pipelines.stages.sites import draw_sites, frame_to_sites, sites_to_frame
-from pipelines.stages.survey import Survey, Tally, looks_from_dict, looks_to_dict
+from pipelines.stages.survey import Distinct, Survey, Tally, looks_from_dict, looks_to_dict
 from pipelines.storage import Storage
 
 PLAN = "plan/plan.json"
@@ -78,10 +78,11 @@ def open_catalogs(config: Config) -> dict[str, Catalog]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One bounded window of catalog search."""
+    """One bounded window of catalog search, in a row of such."""
 
     name: str
     area: BaseGeometry
+    row: int
 
 
 def search_cells(area: BaseGeometry, size_deg: float) -> Iterator[Cell]:
@@ -91,7 +92,7 @@ def search_cells(area: BaseGeometry, size_deg: float) -> Iterator[Cell]:
         for col in range(floor(west / size_deg), ceil(east / size_deg)):
             part = area.intersection(box(col * size_deg, row * size_deg, (col + 1) * size_deg, (row + 1) * size_deg))
             if not part.is_empty and part.area > 0:
-                yield Cell(f"{row:+05d}{col:+05d}", part)
+                yield Cell(f"{row:+05d}{col:+05d}", part, row)
 
 
 def plan_identity(config: Config, area: BaseGeometry) -> str:
@@ -115,10 +116,10 @@ def _periods_for(config: Config, source_kind: Kind) -> list[Period | None]:
     return list(config.support_periods)
 
 
-def search_scenes(config: Config, cell: Cell, catalogs: dict[str, Catalog]) -> tuple[list[Scene], Counter[str]]:
-    """All usable scenes of one cell and how many were refused for which reason."""
+def search_scenes(config: Config, cell: Cell, catalogs: dict[str, Catalog]) -> tuple[list[Scene], set[tuple[str, str]]]:
+    """All usable scenes of one cell; of those refused, why and which."""
     found: dict[tuple[str, str], Scene] = {}
-    refused: Counter[str] = Counter()
+    refused: set[tuple[str, str]] = set()
     for name, part in config.sources.items():
         wanted = config.source(name)
         for period in _periods_for(config, wanted.kind):
@@ -127,9 +128,8 @@ def search_scenes(config: Config, cell: Cell, catalogs: dict[str, Catalog]) -> t
                 if wanted.keep(scene):
                     found[name, scene.scene_id] = scene
                 else:
-                    refused[f"{name}: refused by the source (night or unusable scene)"] += 1
-            for reason, count in result.refused.items():
-                refused[f"{name}: {reason}"] += count
+                    refused.add((f"{name}: refused by the source (night or unusable scene)", scene.scene_id))
+            refused |= {(f"{name}: {reason}", item) for reason, items in result.refused_items.items() for item in items}
     return list(found.values()), refused
 
 
@@ -180,19 +180,19 @@ def _survey(config: Config, result: StageResult, storage: Storage | None) -> tup
     catalogs = open_catalogs(config)
     cells = list(search_cells(geometry, config.plan.search_cell_deg))
     progress = Progress("plan", "search cells")
-    counts: Counter[str] = Counter()
-    refused: Counter[str] = Counter()
+    usable, refused = Distinct(), Distinct()
     tally = Tally(config, geometry)
     names = []
     for index, cell in enumerate(cells):
         scenes, cell_refused = search_scenes(config, cell, catalogs)
-        counts.update(scene.source for scene in scenes)
-        refused.update(cell_refused)
+        usable.add(((scene.source, scene.scene_id) for scene in scenes), cell.row)
+        refused.add(cell_refused, cell.row)
         tally.add(scenes, cell.area)
         if scenes and storage is not None:
             names.append(cell.name)
             _write_frame(storage, _scene_path(cell.name), scenes_to_frame(scenes))
-        progress(index + 1, len(cells), f"{sum(counts.values())} scenes")
+        progress(index + 1, len(cells), f"{usable.counts.total()} scenes")
+    counts = usable.counts
     _require_scenes(config, counts)
     plan_config = config.plan.model_copy(update={"test_area": test_area_of(config)})
     sites, refused_sites = draw_sites(area, plan_config, geometry, config.seed)
@@ -202,9 +202,9 @@ def _survey(config: Config, result: StageResult, storage: Storage | None) -> tup
             "or widen the area"
         )
     tiles = list(tiles_covering(geometry, config.plan.tile_px))
-    result.planned = sum(counts.values()) + sum(refused.values())
-    result.written, result.skipped = sum(counts.values()), sum(refused.values())
-    result.reasons = dict(refused)
+    result.written, result.skipped = counts.total(), refused.counts.total()
+    result.planned = result.written + result.skipped
+    result.reasons = dict(refused.counts)
     result.details = {
         "scenes": dict(sorted(counts.items())),
         "sites": dict(Counter(site.split for site in sites)),

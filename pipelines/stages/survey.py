@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import cos, radians, sqrt
@@ -97,6 +97,28 @@ class Tally:
             periods = len(self.config.periods) if self.config.source(name).kind is Kind.FRAMES else 1
             found[name] = Look(covered / self.area.area / periods, self._files[name])
         return found
+
+
+class Distinct:
+    """Counts items by kind, once each, though several search cells find them.
+
+    Cells come row by row. The items of two rows are kept and no more, so that memory does not grow with the height of
+    the area; an item that two rows find but none of those between (a hole in the area) counts twice.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._row: int | None = None
+        self._before: set[tuple[str, str]] = set()
+        self._here: set[tuple[str, str]] = set()
+
+    def add(self, items: Iterable[tuple[str, str]], row: int) -> None:
+        """Count the items (kind, id) of one cell of a row."""
+        if row != self._row:
+            self._row, self._before, self._here = row, self._here, set()
+        found = set(items)
+        self.counts.update(kind for kind, _ in found - self._before - self._here)
+        self._here |= found
 
 
 def _pixels(files: tuple[File, ...]) -> int:

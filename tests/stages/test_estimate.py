@@ -15,7 +15,7 @@ from pipelines.scenes import Asset, Scene
 from pipelines.stages import estimate
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.modelling import model_config
-from pipelines.stages.survey import File, Look, Survey, Tally, looks_from_dict, looks_to_dict
+from pipelines.stages.survey import Distinct, File, Look, Survey, Tally, looks_from_dict, looks_to_dict
 from tests.catalogs import static_world
 from tests.stages.worlds import YEAR, config
 
@@ -162,3 +162,21 @@ def test_a_stage_alone_without_a_plan_says_what_it_needs(region, capsys):
     path, root = region
     assert main(["ingest", "--config", str(path), "--dry-run"]) == 0
     assert capsys.readouterr().out == f"[ingest] needs the plan; `aef plan` has not run under {root}\n"
+
+
+def test_a_scene_that_several_search_cells_find_counts_once(region, capsys):
+    path, root = region
+    assert main(["plan", "--config", str(path), "--set", "plan.search_cell_deg=0.02"]) == 0
+    assert len(json.loads((root / "plan/plan.json").read_text())["cells"]) == 6
+    assert "[plan] scenes: sentinel2 1\n" in capsys.readouterr().out
+    row = json.loads((root / "reports/summary.json").read_text())["stages"]["plan"]
+    assert (row["planned"], row["written"], row["skipped"]) == (2, 1, 1)
+    assert row["reasons"] == {"sentinel2: the item has no geometry": 1}
+
+
+def test_distinct_items_are_counted_over_rows_of_cells():
+    distinct = Distinct()
+    for row, ids in ((1, "ab"), (1, "bc"), (2, "ac"), (2, "ad"), (3, "ad")):
+        distinct.add((("era5", name) for name in ids), row)
+    distinct.add([("gedi", "a")], 3)
+    assert distinct.counts == {"era5": 4, "gedi": 1}
