@@ -86,8 +86,8 @@ def labels(world: World) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame(pd.concat(frames, ignore_index=True), geometry="geometry", crs="EPSG:4326")
 
 
-def write(p: WorldParameters, root: Path, layer_folder: Path) -> int:
-    """Write everything under ``truth/`` and the region; returns 1."""
+def write(p: WorldParameters, root: Path, layer_folder: Path) -> None:
+    """Write everything under ``truth/`` and the region."""
     world = world_of(p)
     folder = root / "truth"
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,4 +116,3 @@ def write(p: WorldParameters, root: Path, layer_folder: Path) -> int:
     area = plane_to_wgs84(world, region(p))
     feature = {"type": "Feature", "properties": {"name": f"sandbox {p.size}"}, "geometry": area.__geo_interface__}
     write_text(root / "region.geojson", json.dumps({"type": "FeatureCollection", "features": [feature]}))
-    return 1

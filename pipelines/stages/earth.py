@@ -22,10 +22,9 @@ def build_earth(config: Config) -> StageResult:
         config.sandbox.size,
         config.sandbox.seed,
         workers=config.sandbox.workers,
-        progress=Progress("sandbox", "items"),
+        progress=Progress("sandbox", "jobs"),
     )
-    result.written = built.built
-    result.planned = max(sum(built.items.values()), built.built)
+    result.written, result.planned = built.built, sum(built.items.values())
     result.skipped = result.planned - result.written
     result.details = {"items": built.items, "bytes": built.bytes}
     if not built.built:
