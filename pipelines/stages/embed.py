@@ -308,9 +308,15 @@ def _prepare(config: Config, storage: Storage, found: Checkpoint, recipe: Recipe
 
 
 def verify(config: Config) -> list[str]:
-    """What is wrong with the committed tiles; empty when nothing is."""
+    """What is wrong with the committed tiles; empty when nothing is.
+
+    Raises:
+        ConfigError: when there are none.
+    """
     storage = Storage(config.root)
     receipts = committed_tiles(storage)
+    if not receipts:
+        raise ConfigError(f"root: no committed tile under {storage.uri()}; check the root, or run `aef embed` first")
     problems = [problem for receipt in receipts for problem in verify_tile(storage, receipt, zarr=config.embed.zarr)]
     print(f"{len(receipts)} committed tiles checked")
     return problems
