@@ -90,6 +90,7 @@ def build(
 
     Raises:
         ValueError: where the folder holds a sandbox of other parameters, or the size is unknown.
+        OSError: where nothing can be written there; one line.
     """
     began = time.monotonic()
     p = parameters or parameters_for(size, seed)
@@ -98,8 +99,10 @@ def build(
     manifest = _read_manifest(manifest_path, p)
     if manifest and manifest["complete"]:
         return _result(root, p, manifest, 0, began)
-    root.mkdir(parents=True, exist_ok=True)
-    write_text(manifest_path, json.dumps(_manifest(p, {}, 0, complete=False), indent=1))
+    try:
+        write_text(manifest_path, json.dumps(_manifest(p, {}, 0, complete=False), indent=1))
+    except OSError as error:
+        raise OSError(f"{root} is not writable ({error.strerror}); choose another folder for the sandbox") from error
     report = progress or (lambda done, total, label: None)
     folder = root / ".layers"
     first: list[Job] = [(f"ground {name}", partial(write_layers, p, name, folder)) for name in layer_grids(p)]

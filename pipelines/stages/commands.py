@@ -178,7 +178,12 @@ def sandbox(options: argparse.Namespace) -> int:
     if options.action == "build":
         progress = Progress("sandbox", "files")
         result = build(options.path, options.size, options.seed, workers=options.workers, progress=progress)
-        print(result)
+        items = sum(result.items.values())
+        done = f"{result.built} items built in {result.seconds:.0f} s" if result.built else "built already"
+        print(
+            f"[sandbox] {done}: {items} items, {result.bytes / 2**20:.0f} MiB at {result.path}; "
+            f"`aef sandbox serve --catalog {result.catalog.parent}` serves them"
+        )
         return 0
     from pipelines.sandbox.server import serve
 

@@ -1,10 +1,12 @@
 """What commands say that need neither data nor a cluster: one line, its remedy, and the exit status."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipelines.cli import main
+from pipelines.sandbox.build import BuildResult
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "sandbox_tiny.yaml"
 
@@ -27,3 +29,22 @@ def test_nothing_to_verify_is_an_error(aef, tmp_path):
     assert status == 2 and out == ""
     root = tmp_path / "root"
     assert err == f"aef verify: error: root: no committed tile under {root}; check the root, or run `aef embed` first\n"
+
+
+def test_a_built_sandbox_says_where_it_is_and_what_serves_it(aef, tmp_path, monkeypatch):
+    counts = {"sentinel-2-l2a": 20, "texts": 1}
+    made = BuildResult(tmp_path, tmp_path / "catalog/catalog.json", "id", 21, counts, 3 * 2**20, 9.6)
+    for result, done in ((made, "21 items built in 10 s"), (replace(made, built=0), "built already")):
+        monkeypatch.setattr("pipelines.sandbox.build.build", lambda *_, _result=result, **__: _result)
+        status, out, _ = aef("sandbox", "build", config=False)
+        serve = f"`aef sandbox serve --catalog {tmp_path}/catalog` serves them"
+        assert (status, out) == (0, f"[sandbox] {done}: 21 items, 3 MiB at {tmp_path}; {serve}\n")
+
+
+def test_a_sandbox_that_cannot_be_written_asks_for_another_folder(aef, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in ("/proc/yy", tmp_path / "file" / "yy"):
+        status, _, err = aef("sandbox", "build", "--path", str(path), "--size", "tiny", config=False)
+        assert status == 1
+        assert err.startswith(f"aef sandbox: error: {path} is not writable (") and err.count("\n") == 1
+        assert err.endswith("); choose another folder for the sandbox\n")
