@@ -91,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=P",
-        help=f"strike requests with probability P, e.g. unavailable=0.05 (repeatable); NAME: {', '.join(FAULTS)}",
+        help="strike requests with probability P, e.g. unavailable=0.05, or with P and more, e.g. "
+        f"'latency={{probability: 0.5, seconds: 2}}' (repeatable); NAME: {', '.join(FAULTS)}",
     )
     submit = add(
         "submit", "Run a stage as a job of a Ray cluster (ray job submit), follow its log, pass on its status."

@@ -83,7 +83,7 @@ class Faults:
         for given, value in settings.items():
             name = _ALIASES.get(str(given), str(given))
             if name not in _DEFAULTS:
-                raise ValueError(f"sandbox.faults: no fault named {given!r}; choose from {', '.join(_DEFAULTS)}, seed")
+                raise ValueError(f"sandbox.faults: no fault named {given!r}; choose from {', '.join(_DEFAULTS)}")
             if isinstance(value, Mapping):
                 unknown = set(value) - known
                 if unknown:
@@ -91,9 +91,14 @@ class Faults:
                 fault = replace(_DEFAULTS[name], probability=1.0)
                 fault = replace(fault, **value)
             else:
-                fault = replace(_DEFAULTS[name], probability=float(value))
-            if not 0 <= fault.probability <= 1 or fault.by not in ("request", "path"):
-                raise ValueError(f"sandbox.faults.{given}: probability is 0 to 1, by is 'request' or 'path': {value}")
+                fault = replace(_DEFAULTS[name], probability=value)
+            if not (isinstance(fault.probability, int | float) and 0 <= fault.probability <= 1):
+                raise ValueError(
+                    f"sandbox.faults.{given}: {fault.probability!r} is no probability (0 to 1) of striking a request; "
+                    f"to set more, write {given}={{probability: 0.5, seconds: {_DEFAULTS[name].seconds:g}}}"
+                )
+            if fault.by not in ("request", "path"):
+                raise ValueError(f"sandbox.faults.{given}.by: {fault.by!r} is neither 'request' nor 'path'")
             chosen[name] = fault
         return cls(seed, chosen)
 

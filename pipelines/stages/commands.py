@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from pipelines.config import Config, ConfigError
 from pipelines.stages import embed, evaluate, ingest, plan, train
@@ -192,9 +195,13 @@ def sandbox(options: argparse.Namespace) -> int:
     return 0
 
 
-def _fault(text: str) -> tuple[str, float]:
+def _fault(text: str) -> tuple[str, Any]:
+    """A fault as a configuration has it: its value is YAML."""
     name, _, value = text.partition("=")
     try:
-        return name, float(value)
-    except ValueError:
-        raise ConfigError(f"--fault {text}: write NAME=PROBABILITY, e.g. unavailable=0.05") from None
+        settings = yaml.safe_load(value)
+    except yaml.YAMLError:
+        settings = None
+    if settings is None:
+        raise ConfigError(f"--fault {text}: write NAME=PROBABILITY, e.g. unavailable=0.05")
+    return name, settings

@@ -121,6 +121,20 @@ def test_settings_that_mean_nothing_are_refused(settings, server):
         set_faults(server, settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"latency": 7}, r"latency: 7 is no probability \(0 to 1\) .* latency=\{probability: 0\.5, seconds: 0\.04\}"),
+        ({"missing": "often"}, "missing: 'often' is no probability"),
+        ({"missing": {"by": "day"}}, r"missing\.by: 'day' is neither 'request' nor 'path'"),
+        ({"flood": 1}, "no fault named 'flood'; choose from latency, .*, too_large$"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_with_which_setting(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Faults.parse(settings)
+
+
 def test_settings_survive_a_round_trip():
     faults = Faults.parse({"429": 0.1, "latency": {"seconds": 0.2}, "seed": 3})
     assert Faults.parse(faults.settings()) == faults

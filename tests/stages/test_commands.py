@@ -48,3 +48,17 @@ def test_a_sandbox_that_cannot_be_written_asks_for_another_folder(aef, tmp_path)
         assert status == 1
         assert err.startswith(f"aef sandbox: error: {path} is not writable (") and err.count("\n") == 1
         assert err.endswith("); choose another folder for the sandbox\n")
+
+
+def test_faults_are_said_as_in_a_configuration(aef, monkeypatch):
+    served = []
+    monkeypatch.setattr("pipelines.sandbox.server.serve", lambda *_, faults, **__: served.append(faults))
+    words = ["--fault", "unavailable=0.05", "--fault", "latency={probability: 1, seconds: 7}"]
+    assert aef("sandbox", "serve", *words, config=False)[0] == 0
+    assert served == [{"unavailable": 0.05, "latency": {"probability": 1, "seconds": 7}}]
+    for text in ("latency", "latency=", "latency={"):
+        status, _, err = aef("sandbox", "serve", "--fault", text, config=False)
+        assert (status, err) == (
+            2,
+            f"aef sandbox: error: --fault {text}: write NAME=PROBABILITY, e.g. unavailable=0.05\n",
+        )
