@@ -46,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, help_text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help_text, description=help_text)
 
-    def with_config(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--config", required=True, metavar="FILE", help="YAML configuration; see configs/")
+    def with_config(command: argparse.ArgumentParser, required: bool = True) -> None:
+        command.add_argument("--config", required=required, metavar="FILE", help="YAML configuration; see configs/")
         command.add_argument(
             "--set",
             dest="overrides",
@@ -102,8 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--address", help="dashboard address of the cluster (default: RAY_API_SERVER_ADDRESS)")
     submit.add_argument("--job-id", help="fixed submission id: submitting it twice runs it once")
     submit.add_argument("--no-wait", action="store_true", help="return once submitted")
-    doctor = add("doctor", "Check this machine: packages, GDAL, disk, memory, Ray, GPU, credentials.")
-    doctor.add_argument("--config", metavar="FILE", help="also check the root and the catalogs of a configuration")
+    doctor = add(
+        "doctor",
+        "Check this machine: packages, GDAL, disk, memory, port, GPU, credentials; with --config root and catalogs too.",
+    )
+    with_config(doctor, required=False)
     return parser
 
 
@@ -138,7 +141,9 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "doctor":
         from pipelines.doctor import check
 
-        return check(load_config(options.config) if options.config else None)
+        if options.overrides and not options.config:
+            raise ConfigError("--set overrides values of a configuration: give --config FILE too")
+        return check(load_config(options.config, options.overrides) if options.config else None)
     config: Config = load_config(options.config, options.overrides)
     if options.command == "submit":
         os.environ.setdefault("RAY_AUTH_MODE", "token")

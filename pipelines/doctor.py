@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipelines.config import Config
+from pipelines.config import Config, SandboxConfig
 from pipelines.storage import Storage
 
 PACKAGES = (
@@ -34,7 +34,7 @@ class Finding:
 
 def check(config: Config | None = None) -> int:
     """Print every finding; 1 when something needed is missing."""
-    findings = [*_machine(config), *(_configured(config) if config else ())]
+    findings = [*_machine(config), *(_configured(config) if config else _by_default())]
     for finding in findings:
         print(
             f"{'ok  ' if finding.good else 'FAIL'} {finding.text}" + (f"; {finding.remedy}" if finding.remedy else "")
@@ -91,6 +91,13 @@ def _machine(config: Config | None) -> Iterator[Finding]:
         yield Finding(True, f"credentials {name}: {'set' if there else 'not set'}")
 
 
+def _by_default() -> Iterator[Finding]:
+    """What the sandbox takes that runs where the command is called."""
+    yield _disk(Path.cwd(), "in the working directory")
+    sandbox = SandboxConfig(size="small")
+    yield _port_free(sandbox.host, sandbox.port)
+
+
 def _configured(config: Config) -> Iterator[Finding]:
     storage = Storage(config.root)
     try:
@@ -99,14 +106,7 @@ def _configured(config: Config) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(False, str(error))
     if "://" not in config.root:
-        base = Path(config.root).resolve()
-        while not base.exists():
-            base = base.parent
-        free = shutil.disk_usage(base).free / 2**30
-        good = free >= DISK_NEEDED_GIB
-        yield Finding(
-            good, f"{free:.0f} GiB free under the root", "" if good else f"the default run needs {DISK_NEEDED_GIB}"
-        )
+        yield _disk(Path(config.root).resolve(), "under the root")
     for name, catalog in config.catalogs.items():
         if config.sandbox is not None and catalog.kind == "sandbox":
             yield _port_free(config.sandbox.host, config.sandbox.port)
@@ -125,6 +125,14 @@ def _configured(config: Config) -> Iterator[Finding]:
             yield Finding(
                 False, f"catalog {name}: {parts.hostname} cannot be reached ({error})", "check network and proxy"
             )
+
+
+def _disk(folder: Path, where: str) -> Finding:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    good = free >= DISK_NEEDED_GIB
+    return Finding(good, f"{free:.0f} GiB free {where}", "" if good else f"the default run needs {DISK_NEEDED_GIB}")
 
 
 def _port_free(host: str, port: int) -> Finding:

@@ -1,5 +1,6 @@
 """What commands say that need neither data nor a cluster: one line, its remedy, and the exit status."""
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,3 +63,22 @@ def test_faults_are_said_as_in_a_configuration(aef, monkeypatch):
             2,
             f"aef sandbox: error: --fault {text}: write NAME=PROBABILITY, e.g. unavailable=0.05\n",
         )
+
+
+def test_the_doctor_looks_at_disk_and_port_with_and_without_a_configuration(aef, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, out, _ = aef("doctor", "--set", f"sandbox.port={port}")
+    assert status == 1
+    assert f"FAIL port {port} of 127.0.0.1 is taken; choose another with --set sandbox.port={port + 1}" in out
+    assert f"ok   root {tmp_path}/root is writable" in out and " GiB free under the root" in out
+    _, out, _ = aef("doctor", config=False)
+    assert " GiB free in the working directory" in out and "port 8591 of 127.0.0.1 is " in out
+
+
+def test_the_doctor_has_nothing_to_override_without_a_configuration(aef):
+    status, out, err = aef("doctor", "--set", "sandbox.port=1", config=False)
+    assert (status, out) == (2, "")
+    assert err == "aef doctor: error: --set overrides values of a configuration: give --config FILE too\n"
