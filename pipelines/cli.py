@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--no-wait", action="store_true", help="return once submitted")
     doctor = add(
         "doctor",
-        "Check this machine: packages, GDAL, disk, memory, port, GPU, credentials; with --config root and catalogs too.",
+        "Check this machine: packages, GDAL, disk, memory, port, GPU, credentials; with --config root and catalogs.",
     )
     with_config(doctor, required=False)
     return parser

@@ -118,7 +118,37 @@ def test_missing_sections_are_named_one_by_one_and_counted(tmp_path):
     path = tmp_path / "empty.yaml"
     path.write_text("seed: 1\n")
     text = refusal(path)
-    assert "root: Field required" in text and "more]" in text
+    assert "root: is missing" in text and "more]" in text
+
+
+EVALUATED = {"labels": ["x"], "tasks": [{"name": "a", "kind": "change", "column": "c"}]}
+A_PERIOD = '; periods: each its first day and the day after its last, e.g. [["2021-01-01", "2022-01-01"]]'
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"periods": 2021}, f"periods: must be a list (given: 2021){A_PERIOD}"),
+        ({"periods": ["2021"]}, f"periods.0: must be a list (given: '2021'){A_PERIOD}"),
+        ({"periods": [["2021-01-01"]]}, f"periods.0.1: is missing{A_PERIOD}"),
+        ({"periods": []}, f"periods: must be a list of 1 or more{A_PERIOD}"),
+        ({"periods": [["2021-01-01", "never"]]}, f"periods: Invalid isoformat string: 'never'{A_PERIOD}"),
+        ({"area": {"bbox": [1, 2]}}, "area.bbox.2: is missing; bbox: west, south, east, north in degrees [and 1 more]"),
+        ({"train": 3}, "train: must be a mapping of keys to values (given: 3)"),
+        ({"train": {"steps": "x"}}, "train.steps: must be a whole number (given: 'x')"),
+        ({"train": {"betas": 0.9}}, "train.betas: must be a list (given: 0.9)"),
+        ({"train": {"whole_period": 2}}, "train.whole_period: must be 1.0 or less (given: 2)"),
+        ({"train": {"max_frames": {"sentinel2": "x"}}}, "train.max_frames.sentinel2: must be a whole number"),
+        (
+            {"evaluate": EVALUATED | {"shots": ["few"]}},
+            "evaluate.shots.0: must be a whole number or 'max' (given: 'few')",
+        ),
+        ({"evaluate": EVALUATED | {"group": 3}}, "evaluate.group: must be text (in quotes) or a list (given: 3)"),
+        ({"root": 3}, "root: must be text (in quotes) (given: 3)"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_answered_in_the_words_of_the_file(write, changes, words):
+    assert words in refusal(write(**changes))
 
 
 @pytest.mark.parametrize(
