@@ -254,6 +254,8 @@ class Tile:
 
 def zones_of(area: BaseGeometry) -> list[int]:
     """EPSG codes of the UTM zones whose wedges an area in WGS 84 touches, hemisphere by hemisphere."""
+    if area.is_empty:
+        return []
     west, south, east, north = area.bounds
     zones = []
     for hemisphere, low, high in ((32600, 0.0, 84.0), (32700, -80.0, 0.0)):

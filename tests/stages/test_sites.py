@@ -77,6 +77,12 @@ def test_the_test_area_is_apart_from_training_by_the_gap():
     assert refused["straddles the edge of plan.test_area"] > 0
 
 
+@pytest.mark.parametrize(("test_area", "split"), [((0, 0, 1, 1), "train"), ((5, 49, 7, 51), "test")])
+def test_a_test_area_may_hold_nothing_or_everything(test_area, split):
+    sites, _ = drawn(test_area=test_area)
+    assert len(sites) > 30 and {site.split for site in sites} == {split}
+
+
 def explicit(*windows, site_px=128):
     area = Area(windows=windows)
     return draw_sites(area, PlanConfig(sites=100, site_px=site_px, spacing_m=0), area.geometry(), 0)[0]
