@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from shapely.geometry.base import BaseGeometry
+
 from pipelines.sandbox import ancillary, climate, gedi, landsat, sentinel1, sentinel2, texts, truth
 from pipelines.sandbox.layers import ZONES, layer_grids, plane_to_wgs84, region, write_layers
 from pipelines.sandbox.parameters import WorldParameters, parameters_for
@@ -177,20 +179,29 @@ def _run(pool: ProcessPoolExecutor, jobs: list[Job], done: int, total: int, repo
     return built
 
 
-def _manifest(p: WorldParameters, items: dict[str, int], size_bytes: int, *, complete: bool) -> dict:
-    world = world_of(p)
-    area = plane_to_wgs84(world, region(p))
+def outline(p: WorldParameters) -> BaseGeometry:
+    """The region in WGS 84."""
+    return plane_to_wgs84(world_of(p), region(p))
+
+
+def split_lines(p: WorldParameters) -> tuple[float, float]:
+    """The longitude that training sites lie west of, and that which held-out sites lie east of."""
     lines = [(share - 0.5) * p.width_m for share in (_TRAIN_SHARE, _TEST_SHARE)]
-    lon = [float(world.from_plane(x, 0.0, 4326)[0]) for x in lines]
+    train_max, test_min = (round(float(world_of(p).from_plane(x, 0.0, 4326)[0]), 7) for x in lines)
+    return train_max, test_min
+
+
+def _manifest(p: WorldParameters, items: dict[str, int], size_bytes: int, *, complete: bool) -> dict:
+    train_max, test_min = split_lines(p)
     return {
         "identity": p.identity,
         "complete": complete,
         "size": p.size,
         "seed": p.seed,
         "years": list(p.years),
-        "bbox": [round(v, 7) for v in area.bounds],
+        "bbox": [round(v, 7) for v in outline(p).bounds],
         "zones": list(ZONES),
-        "split": {"axis": "lon", "train_max": round(lon[0], 7), "test_min": round(lon[1], 7)},
+        "split": {"axis": "lon", "train_max": train_max, "test_min": test_min},
         "items": items,
         "bytes": size_bytes,
         "parameters": asdict(p),

@@ -58,6 +58,14 @@ def running_server(
             _end(process)
 
 
+def answers(url: str) -> bool:
+    """Whether a sandbox server, whoever started it, answers at a URL."""
+    try:
+        return httpx.get(f"{url.rstrip('/')}/_mgmt/health", timeout=2).is_success
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+
+
 def set_faults(url: str, faults: Mapping[str, Any]) -> None:
     """Put other faults in force on a running server.
 

@@ -14,7 +14,7 @@ import yaml
 
 from pipelines.config import Config, ConfigError
 from pipelines.stages import embed, evaluate, ingest, plan, train
-from pipelines.stages.earth import build_earth, describe_earth, served_catalog
+from pipelines.stages.earth import build_earth, describe_earth, live_catalog, served_catalog
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.session import MemoryMonitor, StageResult, ray_session, write_summary
 from pipelines.stages.survey import Survey
@@ -96,9 +96,12 @@ def dry_run(config: Config, names: tuple[str, ...]) -> int:
     total, described = Estimate(), 0
     describes = {"ingest": ingest.describe, "train": train.describe, "embed": embed.describe}
     if "plan" in names:
-        if describe_earth(config):
-            return 0
-        with served_catalog(config):
+        to_build, url = describe_earth(config), live_catalog(config)
+        if to_build and url is None:
+            return _describe_without_catalogs(config, names)
+        if url is not None:
+            print(f"[plan] searches the catalog that answers at {url}")
+        with contextlib.nullcontext() if url is not None else served_catalog(config):
             survey = plan.dry_run(config)
     elif set(names) & set(describes) and Storage(config.root).exists(plan.PLAN):
         survey = plan.Plan.load(config).survey()
@@ -114,6 +117,18 @@ def dry_run(config: Config, names: tuple[str, ...]) -> int:
         print(f"[all] {total.text(config)}")
     if described:
         print(ASSUMPTIONS.format(cost=config.cost))
+    return 0
+
+
+def _describe_without_catalogs(config: Config, names: tuple[str, ...]) -> int:
+    assert config.sandbox is not None
+    plan.describe_without_catalogs(config)
+    if "evaluate" in names:
+        evaluate.describe(config)
+    print(
+        "[all] scenes, bytes, hours and cost need the synthetic Earth: run `aef sandbox build "
+        f"--size {config.sandbox.size} --seed {config.sandbox.seed} --path {config.sandbox_path}` and this again"
+    )
     return 0
 
 

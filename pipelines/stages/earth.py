@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from shapely.geometry.base import BaseGeometry
+
 from pipelines.config import Config, ConfigError
 from pipelines.stages.session import Progress, StageResult
 
@@ -48,11 +50,27 @@ def describe_earth(config: Config) -> bool:
         f"{world.height_m / 1e3:g} km around {world.centre_lat:g} N {world.centre_lon:g} E, years "
         f"{', '.join(map(str, world.years))}, seed {seed}"
     )
-    print(
-        "[plan] the plan of a synthetic Earth needs the Earth: run `aef sandbox build "
-        f"--size {size} --seed {seed} --path {path}`, or `aef run` without --dry-run"
-    )
     return True
+
+
+def ground_of(config: Config) -> tuple[BaseGeometry, tuple[float, float, float, float]]:
+    """Outline of the configured synthetic Earth and the box held out for testing (WGS 84); it need not be built."""
+    from pipelines.sandbox.build import outline, split_lines
+    from pipelines.sandbox.parameters import parameters_for
+
+    assert config.sandbox is not None and config.sandbox.size is not None
+    world = parameters_for(config.sandbox.size, config.sandbox.seed)
+    ground = outline(world)
+    _, south, east, north = (round(value, 7) for value in ground.bounds)
+    return ground, (split_lines(world)[1], south - 0.1, east + 0.1, north + 0.1)
+
+
+def live_catalog(config: Config) -> str | None:
+    """URL of a configured sandbox server that answers already, started by someone else; None without one."""
+    from pipelines.sandbox.process import answers
+
+    urls = {part.url for part in config.catalogs.values() if part.kind == "sandbox"}
+    return next((url for url in sorted(urls) if answers(url)), None)
 
 
 @contextlib.contextmanager

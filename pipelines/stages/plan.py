@@ -7,7 +7,6 @@ Writes ``plan/scenes/<cell>.parquet`` (one table per search cell, so that no lat
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from math import ceil, floor
 
 import geopandas as gpd
 from shapely import box
-from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from pipelines.catalogs import Catalog, open_catalog
@@ -26,6 +24,7 @@ from pipelines.products.identity import code_digest
 from pipelines.scenes import Scene, frame_to_scenes, scenes_to_frame
 from pipelines.sources import source
 from pipelines.sources.base import Kind
+from pipelines.stages.earth import ground_of
 from pipelines.stages.session import Progress, StageResult, log, stable_json
 from pipelines.stages.sites import draw_sites, frame_to_sites, sites_to_frame
 from pipelines.stages.survey import Distinct, Survey, Tally, looks_from_dict, looks_to_dict
@@ -38,33 +37,16 @@ TILES = "plan/tiles.parquet"
 TIMELESS = frozenset({Kind.STATIC, Kind.CLASSES, Kind.TEXT})
 
 
-def area_of(config: Config) -> tuple[Area, BaseGeometry]:
-    """The configured area, or that of the synthetic Earth.
-
-    Raises:
-        ConfigError: when a synthetic Earth is asked for its area before it was built.
-    """
-    if config.area is not None:
-        return config.area, config.area.geometry()
-    region = config.sandbox_path / "region.geojson"
-    if not region.is_file():
-        raise ConfigError(f"area: none given and {region} does not exist; run `aef sandbox build` or give an area")
-    document = json.loads(region.read_text())
-    features = document["features"] if document["type"] == "FeatureCollection" else [document]
-    geometry = shape(features[0].get("geometry", features[0]))
-    return Area(geojson=str(region)), geometry
+def area_of(config: Config) -> BaseGeometry:
+    """The configured area, or that of the synthetic Earth."""
+    return ground_of(config)[0] if config.area is None else config.area.geometry()
 
 
 def test_area_of(config: Config) -> tuple[float, float, float, float] | None:
     """The region held out for testing: the configured one, or that of the synthetic Earth."""
     if config.plan.test_area is not None or config.sandbox is None or config.sandbox.size is None:
         return config.plan.test_area
-    path = config.sandbox_path / "manifest.json"
-    if not path.is_file():
-        return None
-    manifest = json.loads(path.read_text())
-    _, south, east, north = manifest["bbox"]
-    return manifest["split"]["test_min"], south - 0.1, east + 0.1, north + 0.1
+    return ground_of(config)[1]
 
 
 def open_catalogs(config: Config) -> dict[str, Catalog]:
@@ -140,7 +122,7 @@ def run(config: Config, *, refresh: bool = False) -> StageResult:
         ConfigError: for an area without scenes, or a required source without any.
     """
     storage = Storage(config.root)
-    identity = plan_identity(config, area_of(config)[1])
+    identity = plan_identity(config, area_of(config))
     result = StageResult("plan", "scenes")
     if not refresh and storage.exists(PLAN):
         plan = storage.read_json(PLAN)
@@ -176,12 +158,12 @@ def dry_run(config: Config) -> Survey:
 
 def _survey(config: Config, result: StageResult, storage: Storage | None) -> tuple[Survey, list[str]]:
     """What a plan holds, its counts booked in ``result``; scenes go to storage, if given, under the names returned."""
-    area, geometry = area_of(config)
+    area = area_of(config)
     catalogs = open_catalogs(config)
-    cells = list(search_cells(geometry, config.plan.search_cell_deg))
+    cells = list(search_cells(area, config.plan.search_cell_deg))
     progress = Progress("plan", "search cells")
     usable, refused = Distinct(), Distinct()
-    tally = Tally(config, geometry)
+    tally = Tally(config, area)
     names = []
     for index, cell in enumerate(cells):
         scenes, cell_refused = search_scenes(config, cell, catalogs)
@@ -194,14 +176,7 @@ def _survey(config: Config, result: StageResult, storage: Storage | None) -> tup
         progress(index + 1, len(cells), f"{usable.counts.total()} scenes")
     counts = usable.counts
     _require_scenes(config, counts)
-    plan_config = config.plan.model_copy(update={"test_area": test_area_of(config)})
-    sites, refused_sites = draw_sites(area, plan_config, geometry, config.seed)
-    if not sites:
-        raise ConfigError(
-            f"plan.site_px: no site of {config.plan.site_px} px fits into the area; lower plan.site_px "
-            "or widen the area"
-        )
-    tiles = list(tiles_covering(geometry, config.plan.tile_px))
+    sites, tiles, refused_sites = lay_out(config)
     result.written, result.skipped = counts.total(), refused.counts.total()
     result.planned = result.written + result.skipped
     result.reasons = dict(refused.counts)
@@ -213,12 +188,44 @@ def _survey(config: Config, result: StageResult, storage: Storage | None) -> tup
         "refused_sites": dict(refused_sites),
     }
     survey = Survey(sites, tiles, tally.looks())
-    _print_plan(config, result.details, survey)
+    print(f"[plan] scenes: {', '.join(f'{name} {count}' for name, count in result.details['scenes'].items())}")
+    _print_layout(config, sites, tiles)
+    frames = ", ".join(f"{name} {look.frames:.1f}" for name, look in survey.looks.items())
+    print(f"[plan] frames of a pixel and period, on average: {frames}")
     return survey, names
 
 
+def lay_out(config: Config) -> tuple[list[Site], list[Tile], Counter[str]]:
+    """Sites and tiles of the area, for which no catalog is asked; how many sites were refused for which reason.
+
+    Raises:
+        ConfigError: for an area in which no site fits.
+    """
+    area = area_of(config)
+    settings = config.plan.model_copy(update={"test_area": test_area_of(config)})
+    sites, refused = draw_sites(config.area or Area(bbox=area.bounds), settings, area, config.seed)
+    if not sites:
+        raise ConfigError(
+            f"plan.site_px: no site of {config.plan.site_px} px fits into the area; lower plan.site_px "
+            "or widen the area"
+        )
+    return sites, list(tiles_covering(area, config.plan.tile_px)), refused
+
+
+def describe_without_catalogs(config: Config) -> None:
+    """Print what plan would search, and the sites and tiles.
+
+    Raises:
+        ConfigError: as :func:`lay_out`.
+    """
+    asked = ", ".join(f"{name} ({', '.join(part.collections)})" for name, part in config.sources.items())
+    print(f"[plan] would search {asked} in {', '.join(period.label for period in config.support_periods)}")
+    sites, tiles, _ = lay_out(config)
+    _print_layout(config, sites, tiles)
+
+
 def _require_scenes(config: Config, counts: Counter[str]) -> None:
-    where = f"area {tuple(round(v, 3) for v in area_of(config)[1].bounds)}, periods {[list(p) for p in config.periods]}"
+    where = f"area {tuple(round(v, 3) for v in area_of(config).bounds)}, periods {[list(p) for p in config.periods]}"
     if not counts:
         urls = ", ".join(sorted({config.catalogs[part.catalog].url for part in config.sources.values()}))
         raise ConfigError(f"area: no scene of any source in {where} at {urls}; check area, periods and collections")
@@ -232,15 +239,12 @@ def _require_scenes(config: Config, counts: Counter[str]) -> None:
             log.warning("source %s has no scene here and is left out (required: false)", name)
 
 
-def _print_plan(config: Config, details: dict, survey: Survey) -> None:
-    sites, tiles = survey.sites, survey.tiles
-    px = sum(site.window.width_px * site.window.height_px for site in sites) * len(config.periods)
-    tile_px = sum(tile.window.width_px * tile.window.height_px for tile in tiles) * len(config.periods)
-    frames = ", ".join(f"{name} {look.frames:.1f}" for name, look in survey.looks.items())
-    print(f"[plan] scenes: {', '.join(f'{name} {count}' for name, count in details['scenes'].items())}")
-    print(f"[plan] {len(sites)} sites {details['sites']}, {details['sequences']} sequences, {px / 1e6:.1f} Mpx")
-    print(f"[plan] {details['tiles']} tiles of {config.plan.tile_px} px ({tile_px / 1e4:.0f} km2)")
-    print(f"[plan] frames of a pixel and period, on average: {frames}")
+def _print_layout(config: Config, sites: list[Site], tiles: list[Tile]) -> None:
+    periods, splits = len(config.periods), dict(Counter(site.split for site in sites))
+    px = sum(site.window.width_px * site.window.height_px for site in sites) * periods
+    tile_px = sum(tile.window.width_px * tile.window.height_px for tile in tiles) * periods
+    print(f"[plan] {len(sites)} sites {splits}, {len(sites) * periods} sequences, {px / 1e6:.1f} Mpx")
+    print(f"[plan] {len(tiles) * periods} tiles of {config.plan.tile_px} px ({tile_px / 1e4:.0f} km2)")
 
 
 def _scene_path(cell: str) -> str:
@@ -288,7 +292,7 @@ class Plan:
         if not storage.exists(PLAN):
             raise ConfigError(f"root: no plan under {config.root}; run `aef plan` first")
         plan = storage.read_json(PLAN)
-        if plan["identity"] != plan_identity(config, area_of(config)[1]):
+        if plan["identity"] != plan_identity(config, area_of(config)):
             raise ConfigError(
                 f"root: the plan under {config.root} was made for another area, period or source list; "
                 "run `aef plan` again"

@@ -11,9 +11,10 @@ import pystac
 import pytest
 import rasterio
 import xarray as xr
+from shapely.geometry import shape
 
 from pipelines.sandbox import schedule, sentinel1, sentinel2
-from pipelines.sandbox.build import build
+from pipelines.sandbox.build import build, outline, split_lines
 from pipelines.sandbox.layers import ZONES, layer_grids, sensor_grid, write_layers
 from pipelines.sandbox.legend import CLASSES, CODE, LAND_COVER
 from pipelines.sandbox.noise import generator
@@ -50,6 +51,13 @@ def test_pystac_opens_the_catalog_and_finds_every_asset(tiny):
         assert item.geometry and item.bbox
     assert dict(found) == tiny.items
     assert set(found) == {child.id for child in catalog.get_children()}
+
+
+def test_region_and_split_are_known_without_building(tiny):
+    region = json.loads((tiny.path / "region.geojson").read_text())["features"][0]["geometry"]
+    assert shape(region).equals_exact(outline(P), 0)
+    split = json.loads((tiny.path / "manifest.json").read_text())["split"]
+    assert split_lines(P) == (split["train_max"], split["test_min"])
 
 
 def test_building_again_does_nothing_and_other_parameters_are_refused(tiny):

@@ -1,6 +1,7 @@
 """What a dry run says: bytes that can be checked by hand, FLOP that are those of the model, and nothing written."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from aef_model import AlphaEarth
 from pipelines.cli import main
 from pipelines.grid import Tile, Window
+from pipelines.sandbox.process import running_server
 from pipelines.scenes import Asset, Scene
 from pipelines.stages import estimate
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.modelling import model_config
 from pipelines.stages.survey import Distinct, File, Look, Survey, Tally, looks_from_dict, looks_to_dict
 from tests.catalogs import static_world
+from tests.stages.running import free_port
 from tests.stages.worlds import YEAR, config
 
 WINDOW = Window(32631, 500_000, 5_600_000, 100, 200)
@@ -113,12 +116,18 @@ def test_hours_and_price_are_the_work_over_the_rate():
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "sandbox.yaml"
 
 
-def test_a_dry_run_before_the_synthetic_earth_is_built_says_what_would_be_built(tmp_path, capsys):
+def test_a_dry_run_before_the_synthetic_earth_is_built_says_what_is_known_without_it(tmp_path, capsys):
     root = tmp_path / "root"
-    assert main(["run", "--config", str(CONFIG), "--set", f"root={root}", "--dry-run"]) == 0
+    url = f"catalogs.sandbox.url=http://127.0.0.1:{free_port()}"
+    assert main(["run", "--config", str(CONFIG), "--set", f"root={root}", "--set", url, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "would build the small synthetic Earth" in out and "10 x 10 km around 49.6 N" in out and "2021, 2022" in out
-    assert f"`aef sandbox build --size small --seed 7 --path {root}/sandbox`, or `aef run`" in out
+    assert "[plan] would search sentinel2 (sentinel-2-l2a)" in out
+    assert re.search(r"\[plan\] \d+ sites \{'train': \d+, 'test': \d+\}, \d+ sequences", out)
+    assert "tiles of 304 px" in out
+    assert "[evaluate] land_cover (classification)" in out
+    remedy = f"`aef sandbox build --size small --seed 7 --path {root}/sandbox` and this again"
+    assert out.splitlines()[-1] == f"[all] scenes, bytes, hours and cost need the synthetic Earth: run {remedy}"
     assert not root.exists()
 
 
@@ -180,3 +189,13 @@ def test_distinct_items_are_counted_over_rows_of_cells():
         distinct.add((("era5", name) for name in ids), row)
     distinct.add([("gedi", "a")], 3)
     assert distinct.counts == {"era5": 4, "gedi": 1}
+
+
+def test_a_dry_run_asks_a_server_that_answers_already(region, capsys):
+    path, root = region
+    with running_server(root.parent / "catalog" / "stac") as url:
+        words = ["sandbox={size: tiny}", f"catalogs.here={{kind: sandbox, url: '{url}'}}"]
+        assert main(["run", "--config", str(path), "--dry-run", *(f"--set={word}" for word in words)]) == 0
+    out = capsys.readouterr().out
+    assert f"[plan] searches the catalog that answers at {url}\n" in out and "[plan] scenes: sentinel2 1\n" in out
+    assert "[all] fetches" in out and not root.exists()
