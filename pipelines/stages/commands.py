@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from pipelines.config import Config, ConfigError
-from pipelines.stages import embed, evaluate, ingest, plan, train
+from pipelines.stages import checkpoint, embed, evaluate, ingest, plan, train
 from pipelines.stages.earth import build_earth, describe_earth, live_catalog, served_catalog
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.session import MemoryMonitor, StageResult, ray_session, write_summary
@@ -22,6 +22,20 @@ from pipelines.storage import Storage
 
 ORDER = ("plan", "ingest", "train", "embed", "evaluate")
 NEEDS_CATALOG = {"plan", "ingest", "embed"}
+# What a stage alone builds on; each check raises a ConfigError that names the stage before. Asked before anything is
+# rendered, served or started for it.
+BUILDS_ON: dict[str, tuple[Callable[[Config], object], ...]] = {
+    "plan": (),
+    "ingest": (plan.check_planned,),
+    "train": (partial(ingest.current_shards, split="train"),),
+    "embed": (plan.check_planned, checkpoint.current_digest),
+    "evaluate": (
+        plan.check_planned,
+        partial(ingest.current_shards, split="test"),
+        checkpoint.current_digest,
+        embed.receipts_of,
+    ),
+}
 ASSUMPTIONS = (
     "Assumed (cost in the configuration): {cost.gpu_tflops:g} TFLOP/s a GPU at {cost.gpu_hour:g} an hour, "
     "{cost.cpu_gflops:g} GFLOP/s a core at {cost.cpu_hour:g} an hour, {cost.cpu_seconds_per_gb:g} core seconds a GB "
@@ -41,6 +55,8 @@ def run_stages(config: Config, options: argparse.Namespace) -> int:
         evaluate.check_truth(config)  # now, not after the training
     storage = Storage(config.root)
     storage.check_writable()
+    for check in BUILDS_ON[names[0]]:
+        check(config)
     results: list[StageResult] = []
     with contextlib.ExitStack() as stack:
         if config.sandbox is not None and config.sandbox.size is not None and NEEDS_CATALOG & set(names):

@@ -307,8 +307,8 @@ def _prepare(config: Config, storage: Storage, found: Checkpoint, recipe: Recipe
             )
 
 
-def verify(config: Config) -> list[str]:
-    """What is wrong with the committed tiles; empty when nothing is.
+def receipts_of(config: Config) -> list[dict[str, Any]]:
+    """Receipts of the committed tiles.
 
     Raises:
         ConfigError: when there are none.
@@ -317,6 +317,16 @@ def verify(config: Config) -> list[str]:
     receipts = committed_tiles(storage)
     if not receipts:
         raise ConfigError(f"root: no committed tile under {storage.uri()}; check the root, or run `aef embed` first")
+    return receipts
+
+
+def verify(config: Config) -> list[str]:
+    """What is wrong with the committed tiles; empty when nothing is.
+
+    Raises:
+        ConfigError: when there are none.
+    """
+    storage, receipts = Storage(config.root), receipts_of(config)
     problems = [problem for receipt in receipts for problem in verify_tile(storage, receipt, zarr=config.embed.zarr)]
     print(f"{len(receipts)} committed tiles checked")
     return problems

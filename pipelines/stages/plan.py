@@ -261,6 +261,16 @@ def _read_frame(storage: Storage, path: str) -> gpd.GeoDataFrame:
     return gpd.read_parquet(BytesIO(storage.read_bytes(path)))
 
 
+def check_planned(config: Config) -> None:
+    """Whether any plan is there.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    if not Storage(config.root).exists(PLAN):
+        raise ConfigError(f"root: no plan under {config.root}; run `aef plan` first")
+
+
 def tiles_to_frame(tiles: list[Tile]) -> gpd.GeoDataFrame:
     """The tile table."""
     names = ("epsg", "left_m", "top_m", "width_px", "height_px")
@@ -288,9 +298,8 @@ class Plan:
         Raises:
             ConfigError: when there is none, or it was made for another configuration.
         """
+        check_planned(config)
         storage = Storage(config.root)
-        if not storage.exists(PLAN):
-            raise ConfigError(f"root: no plan under {config.root}; run `aef plan` first")
         plan = storage.read_json(PLAN)
         if plan["identity"] != plan_identity(config, area_of(config)):
             raise ConfigError(

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.sandbox.build import BuildResult
+from pipelines.storage import Storage
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "sandbox_tiny.yaml"
 
@@ -82,3 +83,31 @@ def test_the_doctor_has_nothing_to_override_without_a_configuration(aef):
     status, out, err = aef("doctor", "--set", "sandbox.port=1", config=False)
     assert (status, out) == (2, "")
     assert err == "aef doctor: error: --set overrides values of a configuration: give --config FILE too\n"
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing"),
+    [
+        ("ingest", "no plan under {root}; run `aef plan` first"),
+        ("train", "no complete shard set under {root}; run `aef ingest` first"),
+        ("embed", "no plan under {root}; run `aef plan` first"),
+        ("evaluate", "no plan under {root}; run `aef plan` first"),
+    ],
+)
+def test_a_stage_without_the_stage_before_starts_nothing(aef, tmp_path, stage, missing, monkeypatch):
+    monkeypatch.setattr("pipelines.stages.commands.build_earth", lambda _: pytest.fail("rendered an Earth"))
+    monkeypatch.setattr("pipelines.stages.commands.ray_session", lambda _: pytest.fail("started Ray"))
+    root = tmp_path / "root"
+    assert aef(stage) == (2, "", f"aef {stage}: error: root: {missing.format(root=root)}\n")
+    assert not list(root.iterdir())
+
+
+def test_a_stage_further_on_names_the_stage_that_is_missing(aef, tmp_path):
+    storage = Storage(str(tmp_path / "root"))
+    storage.write_json("plan/plan.json", {})
+    assert "no trained model" in aef("embed")[2]
+    assert "no complete shard set" in aef("evaluate")[2]
+    storage.write_json("shards/current.json", {"shards": []})
+    assert "no trained model" in aef("evaluate")[2]
+    storage.write_json("checkpoints/current.json", {"digest": "d"})
+    assert "no committed tile" in aef("evaluate")[2]
