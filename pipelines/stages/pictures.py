@@ -18,10 +18,13 @@ from pipelines.grid import RESOLUTION_M, WGS84, Tile, Window, transformer, utm_e
 from pipelines.products import dequantize
 from pipelines.products.cog import open_raster
 from pipelines.products.tile import data_path
+from pipelines.stages.survey import METRES_PER_DEGREE
 from pipelines.storage import Storage
 
 LONGER_SIDE_PX = 440
 FAR_DEG = 0.15
+INSIDE_M = 8.0
+"""No point is further from the centre of its 10 m pixel: half a diagonal, 7.07 m, and a margin."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,20 @@ class View:
         return np.asarray(lon), np.asarray(lat)
 
     def positions(self, epsg: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """X and y in another zone of every picture pixel, and whether that zone owns it."""
-        x, y = np.meshgrid(*self.window.centres())
+        """X and y in a zone of every picture pixel, and whether that zone owns it.
+
+        A zone's raster is empty where the centre of its pixel lies beyond the zone. What the zone owns is therefore
+        looked up far enough from the boundary that the pixel there has its centre in the zone too.
+        """
         lon, lat = self.lonlat()
         west, east = zone_wedge(epsg)
         owned = (lon >= west) & (lon < east)
-        if epsg == self.window.epsg:
-            return x, y, owned
-        there_x, there_y = transformer(WGS84, epsg).transform(lon, lat)
-        return np.asarray(there_x), np.asarray(there_y), owned
+        aside = INSIDE_M / (METRES_PER_DEGREE * np.cos(np.radians(lat)))
+        inner = np.where(owned, np.clip(lon, west + aside, east - aside), lon)
+        x, y = np.meshgrid(*self.window.centres())
+        there = inner != lon if epsg == self.window.epsg else np.ones(lon.shape, bool)
+        x[there], y[there] = transformer(WGS84, epsg).transform(inner[there], lat[there])
+        return x, y, owned
 
 
 def views_of(tiles: list[Tile]) -> list[View]:

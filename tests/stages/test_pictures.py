@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from pipelines.grid import WGS84, Tile, transformer
-from pipelines.stages.pictures import patchwork, raster_view, views_of
+from pipelines.grid import WGS84, Tile, Window, transformer, zone_wedge
+from pipelines.stages.pictures import View, patchwork, raster_view, views_of
 
 SIZE = 128
 
@@ -41,6 +41,32 @@ def test_tiles_of_two_zones_make_one_view_and_each_zone_shows_its_own():
     (x31, _, own31), (x32, _, own32) = view.positions(32631), view.positions(32632)
     assert own31.any() and own32.any() and not (own31 & own32).any() and (own31 | own32).all()
     assert x31.mean() > 600_000 and x32.mean() < 400_000
+
+
+@pytest.mark.parametrize("resolution_m", [10, 20, 30])
+def test_no_pixel_is_empty_along_the_boundary_of_two_zones(tmp_path, resolution_m):
+    """Each zone's raster ends where the centres of its pixels leave the zone, as tiles do."""
+    both = []
+    for epsg in (32631, 32632):
+        x, y = transformer(WGS84, epsg).transform(6.0, 50.0)
+        row, col = int(y // (SIZE * 10)), int(x // (SIZE * 10))
+        both += [Tile.at(epsg, row + i, col + j, SIZE) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    paths = []
+    for index, tile in enumerate(both):
+        epsg = tile.window.epsg
+        lon, _ = transformer(epsg, WGS84).transform(*np.meshgrid(*tile.window.centres()))
+        west, east = zone_wedge(epsg)
+        profile = {"driver": "GTiff", "width": SIZE, "height": SIZE, "count": 1, "dtype": "float32"}
+        paths.append(tmp_path / f"{index}.tif")
+        with rasterio.open(paths[-1], "w", **profile, crs=f"EPSG:{epsg}", transform=tile.window.transform) as file:
+            file.write(np.where((lon >= west) & (lon < east), np.float32(epsg), 0), 1)
+    x, y = transformer(WGS84, 32631).transform(6.0, 50.0)
+    side = 600 // resolution_m
+    window = Window(32631, int(x // 60) * 60 - 300, int(y // 60) * 60 + 300, side, side, resolution_m)
+    view = View("boundary", window, tuple(both))
+    shown = raster_view(paths, view)
+    lon, _ = view.lonlat()
+    assert (shown == np.where(lon < 6, 32631, 32632)).all()
 
 
 def test_a_pixel_of_a_raster_is_shown_where_it_lies(tmp_path):
