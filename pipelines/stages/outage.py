@@ -1,4 +1,8 @@
-"""Gaps that must not be committed: what could not be read for a reason that passes, or for want of access."""
+"""Gaps that must not be committed: what could not be read for a reason that passes, or for want of access.
+
+Work is committed once and found done ever after, so that a gap in it lasts. A file that is missing or broken leaves one
+that no other run would fill; an archive that is down, throttles or has no access leaves one that a later run would.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,9 @@ from pipelines.coregister import ReadFailure
 from pipelines.coregister.fetch import PERMANENT, FailureKind
 from pipelines.sources import Source
 
+# The archive's, after all attempts: it did not answer, answered with an error of its own, or asked to wait.
+DOWN = frozenset({FailureKind.TRANSIENT, FailureKind.THROTTLED})
+
 
 class OutageError(OSError):
     """An archive did not answer, or gave no access; the work that needed it is left for the next run."""
@@ -16,14 +23,19 @@ class OutageError(OSError):
 def stop_on_outage(failures: Iterable[ReadFailure], measured: Collection[str], sources: Mapping[str, Source]) -> None:
     """Let work go on without the scenes that failed, unless that would make an outage permanent.
 
+    One scene of an input is enough: which scenes an outage hits is chance, and no reader of the result could tell its
+    hole from a clouded day. Access that the archive itself denies is no outage where other scenes of the source were
+    read: object stores answer 403 for what is not there. Targets may be missing: some places then teach less, and no
+    map has a hole.
+
     Args:
         failures: of one piece of work.
         measured: sources of which something was read.
         sources: by name.
 
     Raises:
-        OutageError: access to any scene was refused; or nothing was read of an input source, and not only because
-            its files are missing or broken.
+        OutageError: access to any scene was refused by who signs; a scene of an input failed because its archive was
+            down; or nothing was read of an input, and not only because its files are missing or broken.
     """
     failures = list(failures)
     refused = [failure for failure in failures if failure.kind is FailureKind.REFUSED]
@@ -31,9 +43,12 @@ def stop_on_outage(failures: Iterable[ReadFailure], measured: Collection[str], s
         raise OutageError(f"{_told(refused)}; not committed: mend the access and run again")
     for name, source in sources.items():
         its = [failure for failure in failures if failure.source == name]
+        down = [failure for failure in its if failure.kind in DOWN]
         passing = [failure for failure in its if failure.kind not in PERMANENT]
-        if source.is_input and name not in measured and passing:
-            raise OutageError(f"{_told(its)}, and none was read; not committed: the next run tries again")
+        if not source.is_input or not (down or (passing and name not in measured)):
+            continue
+        none = "" if name in measured else ", and none was read"
+        raise OutageError(f"{_told(down or its)}{none}; not committed: the next run tries again")
 
 
 def _told(failures: list[ReadFailure]) -> str:

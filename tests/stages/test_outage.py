@@ -15,6 +15,7 @@ from pipelines.stages.ingest import GroupReader, SiteGroup
 from pipelines.stages.outage import OutageError, stop_on_outage
 from pipelines.storage import Storage
 from tests.coregister.files import LEFT, TOP, noise, scene_of, window, write_raster
+from tests.stages.running import free_port
 from tests.stages.worlds import YEAR, config, sources_of
 
 SITE = Site.at(window(0, 0, 16, 16), "train")
@@ -27,16 +28,29 @@ def failed(source, scene_id, kind):
     return ReadFailure(source, scene_id, "https://x/a.tif", kind, f"because of {scene_id}")
 
 
-CORRUPT, DOWN = failed("sentinel2", "a", FailureKind.CORRUPT), failed("sentinel2", "b", FailureKind.TRANSIENT)
+CORRUPT = failed("sentinel2", "a", FailureKind.CORRUPT)
 
 
-def test_an_input_of_which_nothing_was_read_stops_the_work_unless_the_files_are_at_fault():
-    stop_on_outage([CORRUPT, DOWN], {"sentinel2"}, SOURCES)  # something was read
+def test_files_at_fault_and_targets_do_not_stop_the_work():
     stop_on_outage([CORRUPT, failed("sentinel2", "c", FailureKind.MISSING)], (), SOURCES)
     stop_on_outage([failed("gedi", "d", FailureKind.TRANSIENT)], (), SOURCES)  # a target
+
+
+@pytest.mark.parametrize("kind", [FailureKind.TRANSIENT, FailureKind.THROTTLED])
+def test_one_scene_of_an_input_that_an_outage_hit_stops_the_work(kind):
+    lost = failed("sentinel2", "b", kind)
+    with pytest.raises(OutageError, match=rf"sentinel2: 1 scene not read, the first \({kind}\) .* of b; .*tries again"):
+        stop_on_outage([CORRUPT, lost, lost], {"sentinel2", "sentinel1"}, SOURCES)
+    with pytest.raises(OutageError, match="because of b, and none was read; not committed"):
+        stop_on_outage([CORRUPT, lost], {"sentinel1"}, SOURCES)
+
+
+def test_access_that_the_archive_denies_stops_the_work_where_nothing_was_read():
+    denied = failed("sentinel2", "b", FailureKind.EXPIRED)
+    stop_on_outage([CORRUPT, denied], {"sentinel2"}, SOURCES)
     message = r"sentinel2: 2 scenes not read, the first \(corrupt\) by because of a, and none was read; .*tries again"
     with pytest.raises(OutageError, match=message):
-        stop_on_outage([CORRUPT, DOWN, DOWN], {"sentinel1"}, SOURCES)
+        stop_on_outage([CORRUPT, denied], {"sentinel1"}, SOURCES)
 
 
 def test_refused_access_stops_the_work_whatever_else_was_read():
@@ -92,6 +106,15 @@ def test_work_that_was_refused_its_inputs_is_failed_and_done_by_the_next_run(rea
     assert "sentinel2: 2 scenes not read, the first (refused) by" in figures["error"] and not made
     assert "\n" not in figures["error"] and "no access token" in figures["error"]
     assert not figures["ends_stage"]
+    figures, made = read(what)
+    assert "error" not in figures and figures["failures"] == [] and made
+
+
+@pytest.mark.parametrize("what", ["group", "tile"])
+def test_work_of_which_one_scene_was_not_answered_is_failed_and_done_by_the_next_run(read, what):
+    nobody = f"http://127.0.0.1:{free_port()}/a.tif"
+    figures, made = read(what, sign=lambda href: nobody if "/a_" in href else href)
+    assert "sentinel2: 1 scene not read, the first (transient) by" in figures["error"] and not made
     figures, made = read(what)
     assert "error" not in figures and figures["failures"] == [] and made
 
