@@ -72,7 +72,7 @@ def breaches(dotted, text):
             yield f"{dotted}: only sandbox may import a web server ({top})"
         if top in ("tests", "benchmarks"):
             yield f"{dotted}: imports {name}"
-    if here not in ("sandbox", "evaluation") and dotted not in ("pipelines.stages.evaluate", "pipelines.config"):
+    if here not in ("sandbox", "evaluation") and dotted not in ("pipelines.stages.truth", "pipelines.config"):
         for node in ast.walk(tree):
             is_name = isinstance(node, ast.Attribute) and node.attr == "truth"
             is_path = isinstance(node, ast.Constant) and re.search(r"(^|/)truth(/|$)", str(node.value))
@@ -133,7 +133,7 @@ def test_a_planted_breach_is_found(dotted, text):
         ),
         ("pipelines.catalogs.api", "from pystac_client import Client\nfrom pipelines.sources import source"),
         ("pipelines.sandbox.server", "import uvicorn\nfrom starlette.requests import Request"),
-        ("pipelines.stages.evaluate", "def f(config):\n    return config.evaluate.truth"),
+        ("pipelines.stages.truth", "def f(config):\n    return config.evaluate.truth"),
         ("pipelines.shards.manifest", "'''The shards are the truth.'''\nimport json"),
     ],
 )

@@ -18,6 +18,7 @@ from pipelines.stages.earth import build_earth, describe_earth, live_catalog, se
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.session import MemoryMonitor, StageResult, ray_session, write_summary
 from pipelines.stages.survey import Survey
+from pipelines.stages.truth import check_truth
 from pipelines.storage import Storage
 
 ORDER = ("plan", "ingest", "train", "embed", "evaluate")
@@ -52,7 +53,7 @@ def run_stages(config: Config, options: argparse.Namespace) -> int:
     if options.dry_run:
         return dry_run(config, names)
     if "evaluate" in names and config.evaluate is not None:
-        evaluate.check_truth(config)  # now, not after the training
+        check_truth(config)  # now, not after the training
     storage = Storage(config.root)
     storage.check_writable()
     for check in BUILDS_ON[names[0]]:

@@ -11,6 +11,7 @@ from pipelines.grid import WGS84, Window, transformer
 from pipelines.stages import evaluate
 from pipelines.stages.pictures import View
 from pipelines.stages.probe_points import label_files
+from pipelines.stages.report_contents import held_out_ground
 from pipelines.storage import Storage
 from tests.stages.worlds import config
 
@@ -47,7 +48,7 @@ def test_held_out_ground_is_that_of_the_test_area():
     view = View("here", Window(32631, 500_000, 5_600_000, 8, 6, 100), ())
     lon, _ = transformer(32631, WGS84).transform(500_300, 5_599_700)
     east_half = settings().model_copy(update={"plan": PlanConfig(test_area=(lon, 40.0, 9.0, 60.0))})
-    held_out = evaluate.held_out_ground(east_half, view)
+    held_out = held_out_ground(east_half, view)
     assert held_out is not None and held_out.shape == (6, 8)
     assert (held_out == (np.arange(8) >= 3)).all()
-    assert evaluate.held_out_ground(settings(), view) is None
+    assert held_out_ground(settings(), view) is None
