@@ -25,7 +25,7 @@ def attend(
         k: keys.
         v: values.
         keys: boolean, broadcastable to ``(..., heads, queries, keys)``; False keys are attended to by nobody. Where no
-            key at all is True the result is finite and meaningless.
+            key at all is True the result is zero: anything else would depend on how many keys were False.
         form: "auto", "matmul" or "fused".
         bias: ``(heads, queries, keys)``, added to the logits.
 
@@ -33,7 +33,12 @@ def attend(
         ``(..., heads, tokens, depth)``.
     """
     if keys is not None:
-        keys = keys | ~keys.any(dim=-1, keepdim=True)
+        some = keys.any(dim=-1, keepdim=True)
+        return _attend(q, k, v, keys | ~some, form, bias).masked_fill(~some, 0.0)
+    return _attend(q, k, v, None, form, bias)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, form: Form, bias: Tensor | None) -> Tensor:
     if form == "fused" or (form == "auto" and q.device.type != "cpu"):
         lead = q.shape[:-3]
         mask = keys

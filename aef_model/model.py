@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -123,7 +124,8 @@ class AlphaEarth(nn.Module):
         code = F.gelu(self.code(time_code(axis.listed_time_ms)))
         for block in self.blocks:
             if self.cfg.checkpoint_blocks and torch.is_grad_enabled():
-                state = checkpoint(block, state, code, axis, use_reentrant=False)
+                # Blocks draw nothing at random: there is no generator's state to keep.
+                state = checkpoint(block, state, code, axis, use_reentrant=False, preserve_rng_state=False)
             else:
                 state = block(state, code, axis)
         return Features(state.precision, axis)
@@ -229,7 +231,7 @@ class AlphaEarth(nn.Module):
         if self.training and cfg.kappa is not None:
             code = {name: sample_von_mises_fisher(mu, cfg.kappa, generator) for name, mu in mean.items()}
         predictions = self._decode(batch, code, generator)
-        with torch.autocast(means.device.type, enabled=False):
+        with _full_precision(means.device):
             terms = self._reconstruction(batch, predictions, generator)
             total = cfg.reconstruction_weight * terms["reconstruction"]
             if cfg.uniformity_weight > 0 and code:
@@ -320,6 +322,11 @@ def source_error(
         phase = losses.random_phase(source.regrid_px, values.device, generator)
         return losses.regridded_error(prediction, values, weight, source.regrid_px, phase)
     return losses.mean_error(prediction, values, weight)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast. The device of shapes without numbers, on which work is counted, has none to begin with."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _own_sites(batch: int, device: torch.device) -> Tensor:
