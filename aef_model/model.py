@@ -139,10 +139,15 @@ class AlphaEarth(nn.Module):
 
         Returns:
             ``(B, H, W, D)`` or ``(B, P, H, W, D)`` float32 of unit length.
+
+        Raises:
+            ValueError: for periods that do not fit the features.
         """
         several = period_ms.ndim == 3
         periods = period_ms if several else period_ms[:, None]
         axis = features.axis
+        for i in range(periods.shape[1]):
+            check_period("period_ms", periods[:, i], len(axis.present))
         assert axis.measured is not None
         measured = axis.spread(axis.measured.precision)
         pooled = self.pooling(axis.spread(features.frames), axis.time_ms, measured, periods)
