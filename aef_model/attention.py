@@ -17,8 +17,9 @@ def attend(
 ) -> Tensor:
     """Softmax attention.
 
-    ``auto`` takes the plain form on a CPU, where the backward pass of the fused kernel was the largest single cost for
-    many short sequences, and the fused kernel elsewhere.
+    ``auto`` takes the plain form where a CPU records a gradient: the backward pass of its fused kernel is up to seven
+    times slower for many short sequences. Everywhere else, a CPU without gradient included, it takes the fused kernel
+    (docs/decisions.md has the times).
 
     Args:
         q: ``(..., heads, tokens, depth)``, as are k and v.
@@ -39,7 +40,7 @@ def attend(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, form: Form, bias: Tensor | None) -> Tensor:
-    if form == "fused" or (form == "auto" and q.device.type != "cpu"):
+    if form == "fused" or (form == "auto" and not (q.device.type == "cpu" and torch.is_grad_enabled())):
         lead = q.shape[:-3]
         mask = keys
         if bias is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,7 +114,7 @@ class AlphaEarth(nn.Module):
             code = time_code(time_ms)
             values_each = pixels[:1, 0].numel() // 4 * self.cfg.precision_dim
             done = [
-                self.projectors[name](pixels[part], present[part], code[part])
+                self._run(self.projectors[name], pixels[part], present[part], code[part])
                 for part in parts(pixels, len(pixels), values_each)
             ]
             cells, seen = (x[0] if len(x) == 1 else torch.cat(x) for x in zip(*done, strict=True))
@@ -123,12 +124,14 @@ class AlphaEarth(nn.Module):
         state = self.spread(join_sources(axis, projected))
         code = F.gelu(self.code(time_code(axis.listed_time_ms)))
         for block in self.blocks:
-            if self.cfg.checkpoint_blocks and torch.is_grad_enabled():
-                # Blocks draw nothing at random: there is no generator's state to keep.
-                state = checkpoint(block, state, code, axis, use_reentrant=False, preserve_rng_state=False)
-            else:
-                state = block(state, code, axis)
+            state = self._run(block, state, code, axis)
         return Features(state.precision, axis)
+
+    def _run(self, part: nn.Module, *arguments: Any) -> Any:
+        """A part that draws nothing at random and changes nothing: its activations may be computed again."""
+        if self.cfg.checkpoint_blocks and torch.is_grad_enabled():
+            return checkpoint(part, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return part(*arguments)
 
     def summarise(self, features: Features, period_ms: Tensor) -> Tensor:
         """Mean directions over periods.
@@ -150,7 +153,7 @@ class AlphaEarth(nn.Module):
             check_period("period_ms", periods[:, i], len(axis.present))
         assert axis.measured is not None
         measured = axis.spread(axis.measured.precision)
-        pooled = self.pooling(axis.spread(features.frames), axis.time_ms, measured, periods)
+        pooled = self._run(self.pooling, axis.spread(features.frames), axis.time_ms, measured, periods)
         mean = to_unit(self.upsampler(pooled.flatten(0, 1))).unflatten(0, periods.shape[:2])
         return mean if several else mean[:, 0]
 
@@ -270,7 +273,8 @@ class AlphaEarth(nn.Module):
                     u = u.index_select(axis, index)
             decoder = self.decoders[name]
             period = batch.periods_ms[target.period]
-            predictions[name] = decoder(u, target.time_ms, period, target.geometry).permute(0, 3, 1, 2)
+            decoded = self._run(decoder, u, target.time_ms, period, target.geometry)
+            predictions[name] = decoded.permute(0, 3, 1, 2)
         return predictions
 
     def _reconstruction(
