@@ -17,9 +17,8 @@ def attend(
 ) -> Tensor:
     """Softmax attention.
 
-    ``auto`` takes the plain form where a CPU records a gradient: the backward pass of its fused kernel is up to seven
-    times slower for many short sequences. Everywhere else, a CPU without gradient included, it takes the fused kernel
-    (docs/decisions.md has the times).
+    ``auto`` takes the fused kernel on accelerators, and on a CPU for float32 without a gradient; else the plain form.
+    On a CPU the fused backward pass in bfloat16 is up to seven times slower (docs/decisions.md has the times).
 
     Args:
         q: ``(..., heads, tokens, depth)``, as are k and v.
@@ -40,7 +39,8 @@ def attend(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, form: Form, bias: Tensor | None) -> Tensor:
-    if form == "fused" or (form == "auto" and not (q.device.type == "cpu" and torch.is_grad_enabled())):
+    exact = q.dtype == torch.float32 and not torch.is_grad_enabled()
+    if form == "fused" or (form == "auto" and (exact or q.device.type != "cpu")):
         lead = q.shape[:-3]
         mask = keys
         if bias is not None:

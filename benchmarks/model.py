@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from aef_model import AlphaEarth, Batch, FrameSequence, ModelConfig, Target, TextTarget
+from aef_model.attention import attend
 from benchmarks.plain_stp import PlainSTP
 
 Row = dict[str, Any]
@@ -321,9 +322,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], bool]] = {
 
 
 def attention(options: argparse.Namespace) -> list[Row]:
-    """Milliseconds of both forms; `auto` should take the faster one for each device, with and without gradient."""
-    from aef_model.attention import attend
-
+    """Milliseconds of both forms: what `auto` (aef_model/attention.py) picks from for each device and number format."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     for what, (shape, in_space) in SHAPES.items():
