@@ -17,15 +17,15 @@ def attend(
 ) -> Tensor:
     """Softmax attention.
 
-    ``auto`` takes the plain form on a CPU, where the backward pass of the fused kernel was the largest single cost for
-    many short sequences, and the fused kernel elsewhere.
+    ``auto`` takes the fused kernel on accelerators, and on a CPU for float32 without a gradient; else the plain form.
+    On a CPU the fused backward pass in bfloat16 is up to seven times slower (docs/decisions.md has the times).
 
     Args:
         q: ``(..., heads, tokens, depth)``, as are k and v.
         k: keys.
         v: values.
         keys: boolean, broadcastable to ``(..., heads, queries, keys)``; False keys are attended to by nobody. Where no
-            key at all is True the result is finite and meaningless.
+            key at all is True the result is zero: anything else would depend on how many keys were False.
         form: "auto", "matmul" or "fused".
         bias: ``(heads, queries, keys)``, added to the logits.
 
@@ -33,8 +33,14 @@ def attend(
         ``(..., heads, tokens, depth)``.
     """
     if keys is not None:
-        keys = keys | ~keys.any(dim=-1, keepdim=True)
-    if form == "fused" or (form == "auto" and q.device.type != "cpu"):
+        some = keys.any(dim=-1, keepdim=True)
+        return _attend(q, k, v, keys | ~some, form, bias).masked_fill(~some, 0.0)
+    return _attend(q, k, v, None, form, bias)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None, form: Form, bias: Tensor | None) -> Tensor:
+    exact = q.dtype == torch.float32 and not torch.is_grad_enabled()
+    if form == "fused" or (form == "auto" and (exact or q.device.type != "cpu")):
         lead = q.shape[:-3]
         mask = keys
         if bias is not None:

@@ -20,7 +20,7 @@ def to_unit(x: Tensor) -> Tensor:
     """Unit vectors along the last axis in float32; a zero vector becomes the first axis rather than NaN."""
     x = x.float()
     length2 = x.square().sum(dim=-1, keepdim=True)
-    axis = F.one_hot(torch.zeros((), dtype=torch.int64, device=x.device), x.shape[-1]).to(x.dtype)
+    axis = (torch.arange(x.shape[-1], device=x.device) == 0).to(x.dtype)
     return torch.where(length2 > 1e-24, x * length2.clamp_min(1e-24).rsqrt(), axis)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aef_model.batch import Batch, FrameSequence, Target
+from aef_model.batch import Batch, FrameSequence, Target, TextTarget
 from aef_model.config import GRID_PX, ModelConfig
 
 
@@ -65,8 +65,13 @@ def check_period(name: str, period_ms: Tensor, batch: int) -> None:
     """
     _expect(period_ms.shape == (batch, 2), f"{name} must be {batch}x2 (start, end), not {_shape(period_ms)}")
     _expect(period_ms.dtype == torch.int64, f"{name} must be int64 epoch milliseconds, not {period_ms.dtype}")
-    if period_ms.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere looking would cost a wait
+    if _visible(period_ms):
         _expect(bool((period_ms[:, 1] > period_ms[:, 0]).all()), f"{name} ends before it starts in some sequence")
+
+
+def _visible(x: Tensor) -> bool:
+    """Whether numbers can be looked at for nothing: elsewhere than on a CPU looking would cost a wait."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def check_target(cfg: ModelConfig, name: str, target: Target, size: tuple[int, int, int]) -> None:
@@ -88,6 +93,9 @@ def check_target(cfg: ModelConfig, name: str, target: Target, size: tuple[int, i
     if source.classes is not None:
         expected = (batch, rows, cols)
         _expect(target.values.dtype == torch.int64, f"{name}: class indices must be int64, not {target.values.dtype}")
+        if _visible(target.values) and target.values.numel():
+            most = int(target.values.max())
+            _expect(most < source.outputs, f"{name}: class index {most} given, the model has {source.outputs} classes")
     else:
         _expect(target.values.is_floating_point(), f"{name}: target values must be float, not {target.values.dtype}")
     for what, x in (("values", target.values), ("weight", target.weight)):
@@ -105,6 +113,35 @@ def check_target(cfg: ModelConfig, name: str, target: Target, size: tuple[int, i
     )
 
 
+def check_text(cfg: ModelConfig, text: TextTarget, size: tuple[int, int, int]) -> None:
+    """Check the texts of a batch.
+
+    Raises:
+        ValueError: naming what is wrong and what is expected.
+    """
+    batch, rows, cols = size
+    _expect(cfg.text_dim > 0, "the batch has texts but the model was built without a text head (text_dim 0)")
+    _expect(
+        tuple(text.vector.shape) == (batch, cfg.text_dim),
+        f"text: vector must be {batch}x{cfg.text_dim}, not {_shape(text.vector)}",
+    )
+    _expect(text.vector.is_floating_point(), f"text: vector must be float, not {text.vector.dtype}")
+    for what, x, dtype in (
+        ("row", text.row, torch.int64),
+        ("col", text.col, torch.int64),
+        ("present", text.present, torch.bool),
+    ):
+        _expect(
+            x.shape == (batch,) and x.dtype == dtype,
+            f"text: {what} must be {batch} {dtype}, not {_shape(x)} {x.dtype}",
+        )
+    for what, x, side in (("row", text.row, rows), ("col", text.col, cols)):
+        if _visible(x):
+            _expect(
+                bool(((x >= 0) & (x < side)).all()), f"text: a {what} lies outside the patch of {rows}x{cols} pixels"
+            )
+
+
 def check_batch(cfg: ModelConfig, batch: Batch) -> tuple[int, int, int]:
     """Check a training batch; batch size, rows and columns.
 
@@ -118,11 +155,7 @@ def check_batch(cfg: ModelConfig, batch: Batch) -> tuple[int, int, int]:
     users = {**{name: target.period for name, target in batch.targets.items()}}
     if batch.text is not None:
         users["text"] = batch.text.period
-        _expect(cfg.text_dim > 0, "the batch has texts but the model was built without a text head (text_dim 0)")
-        _expect(
-            tuple(batch.text.vector.shape) == (size[0], cfg.text_dim),
-            f"text: vector must be {size[0]}x{cfg.text_dim}, not {_shape(batch.text.vector)}",
-        )
+        check_text(cfg, batch.text, size)
     for name, used in users.items():
         have = ", ".join(batch.periods_ms) or "none"
         _expect(used in batch.periods_ms, f"{name} refers to period {used!r}; the batch has {have}")

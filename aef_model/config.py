@@ -141,8 +141,9 @@ class ModelConfig:
         decoder_hidden: width of the two hidden layers of every decoder (paper: 512).
         embedding_dim, kappa: of the von Mises-Fisher bottleneck; kappa None decodes the mean direction without noise.
         text_dim, text_hidden: input and hidden width of the text head; text_dim 0 leaves it out.
-        attention: "auto" (matmul and softmax on CPU, fused on accelerators), "matmul" or "fused".
-        checkpoint_blocks: recompute blocks in the backward pass instead of keeping their activations.
+        attention: "auto" (see attention.py: by device, number format and gradient), "matmul" or "fused".
+        checkpoint_blocks: recompute blocks, projectors, pooling and decoders in the backward pass instead of keeping
+            their activations.
         reconstruction_weight, uniformity_weight, consistency_weight, text_weight: a, b, c, d of eq. 3.
         consistency_every: the student runs every k-th step, its loss scaled by k.
         teacher_drop: the teacher loses frames at this multiple of the student's ``drop_frames`` (v2.1: the same rates).

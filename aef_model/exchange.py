@@ -85,8 +85,7 @@ class Up(nn.Module):
         y = x.permute(0, 3, 1, 2)
         if self.kind == "bilinear":
             y = self.steps[0](y)
-            y = F.interpolate(y, scale_factor=float(math.prod(self.factors)), mode="bilinear", align_corners=False)
-            return y.permute(0, 2, 3, 1)
+            return enlarge(y, math.prod(self.factors)).permute(0, 2, 3, 1)
         for factor, step in zip(self.factors, self.steps, strict=True):
             y = step(y)
             if self.kind == "smoothed":
@@ -96,8 +95,27 @@ class Up(nn.Module):
 
 def tent(x: Tensor, width: int) -> Tensor:
     """Smooth ``(M, C, H, W)`` on both axes with the tent of half-width ``width``: two box filters, edges repeated."""
-    padded = F.pad(x, (width - 1,) * 4, mode="replicate")
-    return F.avg_pool2d(F.avg_pool2d(padded, width, stride=1), width, stride=1)
+    reach = width - 1
+    if torch.compiler.is_compiling():  # torch 2.13 compiles a backward of F.pad that stops at its strides
+        for axis in (2, 3):
+            first, last = x.narrow(axis, 0, 1), x.narrow(axis, x.shape[axis] - 1, 1)
+            x = torch.cat([first] * reach + [x] + [last] * reach, dim=axis)
+    else:
+        x = F.pad(x, (reach,) * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(x, width, stride=1), width, stride=1)
+
+
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """Bilinear interpolation of ``(M, C, h, w)`` by a whole factor, constant beyond the outermost cells' centres."""
+    if not torch.compiler.is_compiling():
+        return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+    # The backward of F.interpolate that torch 2.13 compiles for a CPU loses gradients without a word.
+    for axis in (2, 3):
+        cells = torch.arange(x.shape[axis], device=x.device)
+        at = ((torch.arange(x.shape[axis] * factor, device=x.device) + 0.5) / factor - 0.5).clamp(0, len(cells) - 1)
+        weight = (1 - (at[:, None] - cells).abs()).clamp_min(0).to(x.dtype)
+        x = (weight @ x.transpose(axis, -1).transpose(-1, -2)).transpose(-1, -2).transpose(axis, -1)
+    return x
 
 
 class Stay(nn.Linear):

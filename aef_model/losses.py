@@ -120,7 +120,8 @@ def class_error(logits: Tensor, classes: Tensor, weight: Tensor, cell_px: int, p
     if cell_px <= 1 or phase is None:
         each = F.cross_entropy(logits, classes.clamp_min(0), reduction="none")
         return (each * known).sum() / known.sum().clamp_min(1e-6)
-    shares = F.one_hot(classes.clamp_min(0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    kinds = torch.arange(logits.shape[1], device=classes.device)[:, None, None]
+    shares = (classes.clamp_min(0)[:, None] == kinds).to(logits.dtype)  # one-hot; torch's would look at the values
     target, area = cell_means(shares, known[:, None], cell_px, phase)
     predicted, _ = cell_means(logits.softmax(dim=1), known[:, None], cell_px, phase)
     each = -(target * predicted.clamp_min(1e-6).log()).sum(dim=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +114,7 @@ class AlphaEarth(nn.Module):
             code = time_code(time_ms)
             values_each = pixels[:1, 0].numel() // 4 * self.cfg.precision_dim
             done = [
-                self.projectors[name](pixels[part], present[part], code[part])
+                self._run(self.projectors[name], pixels[part], present[part], code[part])
                 for part in parts(pixels, len(pixels), values_each)
             ]
             cells, seen = (x[0] if len(x) == 1 else torch.cat(x) for x in zip(*done, strict=True))
@@ -122,11 +124,14 @@ class AlphaEarth(nn.Module):
         state = self.spread(join_sources(axis, projected))
         code = F.gelu(self.code(time_code(axis.listed_time_ms)))
         for block in self.blocks:
-            if self.cfg.checkpoint_blocks and torch.is_grad_enabled():
-                state = checkpoint(block, state, code, axis, use_reentrant=False)
-            else:
-                state = block(state, code, axis)
+            state = self._run(block, state, code, axis)
         return Features(state.precision, axis)
+
+    def _run(self, part: nn.Module, *arguments: Any) -> Any:
+        """A part that draws nothing at random and changes nothing: its activations may be computed again."""
+        if self.cfg.checkpoint_blocks and torch.is_grad_enabled():
+            return checkpoint(part, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return part(*arguments)
 
     def summarise(self, features: Features, period_ms: Tensor) -> Tensor:
         """Mean directions over periods.
@@ -137,13 +142,18 @@ class AlphaEarth(nn.Module):
 
         Returns:
             ``(B, H, W, D)`` or ``(B, P, H, W, D)`` float32 of unit length.
+
+        Raises:
+            ValueError: for periods that do not fit the features.
         """
         several = period_ms.ndim == 3
         periods = period_ms if several else period_ms[:, None]
         axis = features.axis
+        for i in range(periods.shape[1]):
+            check_period("period_ms", periods[:, i], len(axis.present))
         assert axis.measured is not None
         measured = axis.spread(axis.measured.precision)
-        pooled = self.pooling(axis.spread(features.frames), axis.time_ms, measured, periods)
+        pooled = self._run(self.pooling, axis.spread(features.frames), axis.time_ms, measured, periods)
         mean = to_unit(self.upsampler(pooled.flatten(0, 1))).unflatten(0, periods.shape[:2])
         return mean if several else mean[:, 0]
 
@@ -229,7 +239,7 @@ class AlphaEarth(nn.Module):
         if self.training and cfg.kappa is not None:
             code = {name: sample_von_mises_fisher(mu, cfg.kappa, generator) for name, mu in mean.items()}
         predictions = self._decode(batch, code, generator)
-        with torch.autocast(means.device.type, enabled=False):
+        with _full_precision(means.device):
             terms = self._reconstruction(batch, predictions, generator)
             total = cfg.reconstruction_weight * terms["reconstruction"]
             if cfg.uniformity_weight > 0 and code:
@@ -263,7 +273,8 @@ class AlphaEarth(nn.Module):
                     u = u.index_select(axis, index)
             decoder = self.decoders[name]
             period = batch.periods_ms[target.period]
-            predictions[name] = decoder(u, target.time_ms, period, target.geometry).permute(0, 3, 1, 2)
+            decoded = self._run(decoder, u, target.time_ms, period, target.geometry)
+            predictions[name] = decoded.permute(0, 3, 1, 2)
         return predictions
 
     def _reconstruction(
@@ -320,6 +331,11 @@ def source_error(
         phase = losses.random_phase(source.regrid_px, values.device, generator)
         return losses.regridded_error(prediction, values, weight, source.regrid_px, phase)
     return losses.mean_error(prediction, values, weight)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast. The device of shapes without numbers, on which work is counted, has none to begin with."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _own_sites(batch: int, device: torch.device) -> Tensor:

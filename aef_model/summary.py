@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from aef_model.config import ModelConfig
 from aef_model.distributed import gather
+from aef_model.exchange import enlarge
 from aef_model.init import keep_variance
 from aef_model.parts import parts
 from aef_model.timecode import PERIOD_DIM, RELATIVE_DIM, period_code, relative_code, relative_days
@@ -157,7 +158,7 @@ class Upsampler(nn.Module):
         """``(M, h, w, width)`` to ``(M, 2h, 2w, embedding_dim)``, not yet of unit length."""
         y = F.gelu(self.enter(x)).permute(0, 3, 1, 2)
         if self.kind == "bilinear":
-            y = F.interpolate(self.kernel(y), scale_factor=2.0, mode="bilinear", align_corners=False)
+            y = enlarge(self.kernel(y), 2)
         else:
             y = F.pixel_shuffle(self.kernel(y), 2)
         if self.kind == "blurred_shuffle":

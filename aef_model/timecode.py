@@ -31,10 +31,17 @@ def days_since_epoch(time_ms: Tensor) -> Tensor:
     return (time_ms - EPOCH_MS).to(torch.float64) / DAY_MS
 
 
+def _multiples(x: Tensor, factors: tuple[float, ...]) -> Tensor:
+    """``(...)`` to ``(..., factors)``. The factors go along as numbers: a tensor made of them would be copied to the
+    device, for which the host waits.
+    """
+    return torch.stack([x * factor for factor in factors], dim=-1)
+
+
 def time_code(time_ms: Tensor) -> Tensor:
     """Sinusoids of instants, ``(...)`` int64 to ``(..., TIME_DIM)`` float32."""
-    rates = torch.tensor(CYCLES_PER_DAY, dtype=torch.float64, device=time_ms.device)
-    phase = 2 * math.pi * (days_since_epoch(time_ms)[..., None] * rates)
+    days = days_since_epoch(time_ms)
+    phase = 2 * math.pi * _multiples(days, CYCLES_PER_DAY)
     return torch.cat([phase.sin(), phase.cos()], dim=-1).to(torch.float32)
 
 
@@ -79,5 +86,5 @@ def decode_time_code(time_ms: Tensor, period_ms: Tensor) -> Tensor:
     since = (time_ms - period_ms[:, 0]).to(torch.float64)
     length = (period_ms[:, 1] - period_ms[:, 0]).clamp_min(1).to(torch.float64)
     position = (since / length).clamp(0, 1)
-    phase = math.pi * position[:, None] * torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64, device=time_ms.device)
+    phase = math.pi * _multiples(position, (1.0, 2.0, 4.0))
     return torch.cat([position[:, None] * 2 - 1, phase.sin(), phase.cos()], dim=-1).to(torch.float32)

@@ -1,6 +1,7 @@
 """What an embedding may and may not depend on.
 
 Tolerance 2e-5 on unit vectors in float32: reordering sums changes the last bits (1e-7) and eight layers amplify them.
+What must hold for any weights is asked of three unlike models with weights off their starting values.
 """
 
 import pytest
@@ -20,6 +21,26 @@ def replaced(frames, **changes):
     return FrameSequence(**{**vars(frames), **changes})
 
 
+VARIANTS = {
+    "tiny": {},
+    "sandbox": {"space_operator": False, "code_norm": "batch"},
+    "smoothed": {"exchange_up": "smoothed", "conv_expansion": 1.0, "blocks": 3, "time_heads": 8, "space_heads": 6},
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def model(request):
+    torch.manual_seed(2)
+    net = AlphaEarth(ModelConfig.named("tiny", **VARIANTS[request.param])).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        if net.cfg.code_norm == "batch":
+            net.upsampler.norm.mean.normal_(std=0.3)
+            net.upsampler.norm.variance.uniform_(0.2, 2)
+    return net
+
+
 def test_embedding_is_of_unit_length_at_full_resolution(tiny):
     frames = make_frames(tiny.cfg, size=(32, 48))
     for amp in (False, True):
@@ -36,8 +57,8 @@ def test_every_multiple_of_16_works(tiny, side):
     assert tiny.embed(frames, year(1)).isfinite().all()
 
 
-def test_order_of_frames_changes_nothing(tiny):
-    frames = make_frames(tiny.cfg)
+def test_order_of_frames_changes_nothing(model):
+    frames = make_frames(model.cfg)
     orders = {name: torch.randperm(n, generator=torch.Generator().manual_seed(n)) for name, n in COUNTS.items()}
     shuffled = FrameSequence(
         *(
@@ -45,53 +66,88 @@ def test_order_of_frames_changes_nothing(tiny):
             for part in (frames.pixels, frames.time_ms, frames.present)
         )
     )
-    close(tiny.embed(frames, year(2)), tiny.embed(shuffled, year(2)))
+    close(model.embed(frames, year(2)), model.embed(shuffled, year(2)))
 
 
-def test_order_of_sources_changes_nothing(tiny):
-    frames = make_frames(tiny.cfg)
+def test_order_of_sources_changes_nothing(model):
+    frames = make_frames(model.cfg)
     turned = FrameSequence(*(dict(reversed(part.items())) for part in vars(frames).values()))
-    close(tiny.embed(frames, year(2)), tiny.embed(turned, year(2)))
+    close(model.embed(frames, year(2)), model.embed(turned, year(2)))
 
 
-@pytest.mark.parametrize("filler", [float("nan"), float("inf"), 1e30])
-def test_padding_changes_nothing_whatever_it_holds(tiny, filler):
-    frames = make_frames(tiny.cfg)
-    padded = FrameSequence(
-        {k: torch.cat([torch.full_like(x[:, :2], filler), x], 1) for k, x in frames.pixels.items()},
-        {k: torch.cat([x[:, :2] * 0 - 7, x], 1) for k, x in frames.time_ms.items()},
-        {k: torch.cat([torch.zeros_like(x[:, :2]), x], 1) for k, x in frames.present.items()},
+def with_padding(frames, count, filler):
+    """So many absent frames before those of each source."""
+    return FrameSequence(
+        {k: torch.cat([torch.full_like(x[:, :count], filler), x], 1) for k, x in frames.pixels.items()},
+        {k: torch.cat([x[:, :count] * 0 - 7, x], 1) for k, x in frames.time_ms.items()},
+        {k: torch.cat([torch.zeros_like(x[:, :count]), x], 1) for k, x in frames.present.items()},
     )
-    close(tiny.embed(frames, year(2)), tiny.embed(padded, year(2)))
 
 
-def test_an_absent_frame_is_as_one_that_never_was(tiny):
-    frames = make_frames(tiny.cfg)
+@pytest.mark.parametrize("count", [1, 2])  # 10 frames of 13 are kept in the padded layout, 10 of 16 are listed
+@pytest.mark.parametrize("filler", [float("nan"), float("inf"), 1e30])
+def test_padding_changes_nothing_whatever_it_holds(model, filler, count):
+    frames = make_frames(model.cfg)
+    close(model.embed(frames, year(2)), model.embed(with_padding(frames, count, filler), year(2)))
+
+
+def test_padding_changes_nothing_beside_ground_that_nobody_measured(model):
+    frames = make_frames(model.cfg, size=(64, 64))
+    for pixels in frames.pixels.values():
+        pixels[..., :24] = float("nan")
+    close(model.embed(frames, year(2)), model.embed(with_padding(frames, 1, float("nan")), year(2)))
+
+
+def test_an_absent_frame_is_as_one_that_never_was(model):
+    frames = make_frames(model.cfg)
     present = {name: x.clone() for name, x in frames.present.items()}
     present["sentinel2"][:, 2] = False
     kept = [0, 1, 3, 4]
     without = FrameSequence(
         *({**part, "sentinel2": part["sentinel2"][:, kept]} for part in (frames.pixels, frames.time_ms, frames.present))
     )
-    gone = tiny.embed(replaced(frames, present=present), year(2))
-    close(gone, tiny.embed(without, year(2)))
-    assert (gone - tiny.embed(frames, year(2))).abs().max() > 1e-2
+    gone = model.embed(replaced(frames, present=present), year(2))
+    close(gone, model.embed(without, year(2)))
+    assert (gone - model.embed(frames, year(2))).abs().max() > 1e-2
 
 
-def test_an_absent_source_is_as_one_not_given(tiny):
-    frames = make_frames(tiny.cfg)
+def test_an_absent_source_is_as_one_not_given(model):
+    frames = make_frames(model.cfg)
     absent = {name: x & (name != "landsat") for name, x in frames.present.items()}
     given = {k: {n: x for n, x in part.items() if n != "landsat"} for k, part in vars(frames).items()}
-    close(tiny.embed(replaced(frames, present=absent), year(2)), tiny.embed(FrameSequence(**given), year(2)))
+    close(model.embed(replaced(frames, present=absent), year(2)), model.embed(FrameSequence(**given), year(2)))
 
 
-def test_other_samples_change_nothing(tiny):
-    frames = make_frames(tiny.cfg, batch=3)
+def test_other_samples_change_nothing(model):
+    frames = make_frames(model.cfg, batch=3)
     frames.present["sentinel2"][1, 1:] = False  # uneven lengths
-    together = tiny.embed(frames, year(3))
-    close(tiny.embed(frames, year(3), max_patches=2), together)
+    together = model.embed(frames, year(3))
+    close(model.embed(frames, year(3), max_patches=2), together)
     alone = FrameSequence(*({k: x[1:2] for k, x in part.items()} for part in vars(frames).values()))
-    close(tiny.embed(alone, year(1)), together[1:2])
+    close(model.embed(alone, year(1)), together[1:2])
+
+
+def test_the_rest_of_the_tile_changes_nothing(model):
+    """Without the space operator a pixel sees some 40 px around it; with it, what is far counts ever less."""
+    frames = make_frames(model.cfg, batch=1, size=(64, 128))
+    before = model.embed(frames, year(1))
+    for pixels in frames.pixels.values():
+        pixels[..., :32] = pixels[..., :32] * 5 + 3
+    change = (model.embed(frames, year(1)) - before)[0].norm(dim=-1).mean(dim=0)
+    assert change[:32].min() > 0.1
+    assert change[96:].max() < (1e-2 if model.cfg.space_operator else 1e-6)
+
+
+@pytest.mark.parametrize("model", ["sandbox"], indirect=True)
+def test_the_code_norms_running_means_are_used_alone(model):
+    """At inference the code norm is one fixed map: neither the batch nor the tile is looked at, nor remembered."""
+    kept = {name: x.clone() for name, x in model.state_dict().items()}
+    frames = make_frames(model.cfg, batch=3)
+    together = model.embed(frames, year(3))
+    for pixels in frames.pixels.values():
+        pixels[1:] = pixels[1:] * 20 + 10
+    close(model.embed(frames, year(3))[0], together[0])
+    assert all(torch.equal(x, kept[name]) for name, x in model.state_dict().items())
 
 
 def test_the_layout_of_accelerators_gives_the_same_numbers(tiny, monkeypatch):
@@ -129,16 +185,20 @@ def test_unmeasured_pixels_are_not_average_pixels(tiny):
     assert a.isfinite().all() and (a - b).abs().max() > 1e-3
 
 
-def test_a_changed_pixel_matters_most_where_it_is(tiny):
-    frames = make_frames(tiny.cfg, batch=1, size=(64, 64))
-    before = tiny.embed(frames, year(1))
-    frames.pixels["sentinel2"][0, 2, :, 20:24, 40:44] += 3
-    change = (tiny.embed(frames, year(1)) - before)[0].norm(dim=-1)
-    row, col = divmod(int(change.argmax()), 64)
-    assert 18 <= row <= 25 and 38 <= col <= 45
+@pytest.mark.parametrize("source", COUNTS)
+@pytest.mark.parametrize("place", [(20, 40), (0, 0), (47, 13)])
+def test_a_changed_pixel_matters_most_where_it_is(model, source, place):
+    """One frame's 4 x 4 pixels: the embedding moves most there, and ten times less in the rest of the tile's mean."""
+    frames = make_frames(model.cfg, batch=1, size=(64, 64))
+    before = model.embed(frames, year(1))
+    row, col = place
+    frames.pixels[source][0, 1, :, row : row + 4, col : col + 4] += 3
+    change = (model.embed(frames, year(1)) - before)[0].norm(dim=-1)
+    most_row, most_col = divmod(int(change.argmax()), 64)
+    assert row - 2 <= most_row <= row + 5 and col - 2 <= most_col <= col + 5
     far = torch.ones_like(change, dtype=torch.bool)
-    far[4:40, 24:60] = False
-    assert change[far].mean() < 0.1 * change[20:24, 40:44].mean()
+    far[max(row - 16, 0) : row + 20, max(col - 16, 0) : col + 20] = False
+    assert change[far].mean() < 0.1 * change[row : row + 4, col : col + 4].mean()
 
 
 def test_period_decides_what_is_summarised(tiny):
@@ -210,12 +270,14 @@ def test_a_frame_that_ends_within_the_patch_is_absent_beyond_its_edge(tiny):
     assert away.min() > 0.9999
 
 
-def test_bfloat16_agrees_with_float32(tiny):
-    frames = make_frames(tiny.cfg, size=(64, 64))
-    exact = tiny.embed(frames, year(2))
+def test_bfloat16_agrees_with_float32(model):
+    """bfloat16 keeps 8 bits: a relative error of 0.2 % a layer, as a random walk over some ten layers under 1 %."""
+    frames = make_frames(model.cfg, size=(64, 64))
+    exact = model.embed(frames, year(2))
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = tiny.embed(frames, year(2))
-    assert (exact * rounded).sum(-1).mean() > 0.999
+        rounded = model.embed(frames, year(2))
+    assert not torch.equal(exact, rounded)
+    assert (exact * rounded).sum(-1).min() > 0.999
 
 
 @pytest.mark.parametrize("setting", ["random", "started"])
@@ -264,9 +326,11 @@ def test_every_option_embeds_and_survives_a_checkpoint(override, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_compiled_agrees_with_eager(tiny):
+    """Fused kernels round otherwise: the bounds of bfloat16, and with float32 far better."""
     frames = make_frames(tiny.cfg)
-    expected = tiny.embed(frames, year(2))
     compiled = torch.compile(lambda f, p: tiny.summarise(tiny.encode(f), p))
-    with torch.no_grad():
-        assert ((compiled(frames, year(2)) * expected).sum(-1) > 0.9999).all()
+    for amp, least in ((False, 0.99999), (True, 0.999)):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            assert (compiled(frames, year(2)) * tiny.embed(frames, year(2))).sum(-1).min() > least

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from aef_model.attention import attend, rotate_2d
-from aef_model.exchange import Up, tent
+from aef_model.exchange import Up, enlarge, tent
 
 
 @pytest.mark.parametrize("width", [2, 4])
@@ -22,6 +22,18 @@ def test_uniform_coarse_cells_stay_uniform_whatever_is_learned(kind):
         torch.nn.init.normal_(p)
     y = up(torch.randn(6).expand(1, 6, 6, 6))[:, 8:-8, 8:-8]
     torch.testing.assert_close(y, y[:, :1, :1].expand_as(y), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5)])
+def test_what_is_compiled_in_place_of_torchs_kernels_is_the_same(size, monkeypatch):
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    for resample in (lambda x: enlarge(x, 8), lambda x: tent(x, 4)):
+        found = []
+        for compiling in (False, True):
+            monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+            y = resample(x)
+            found.append((y, torch.autograd.grad(y.sin().sum(), x)[0]))
+        torch.testing.assert_close(*found)
 
 
 def test_both_forms_of_attention_agree_and_skip_absent_keys():

@@ -180,6 +180,24 @@ def test_uniformity_pairs_places_not_pixels():
     assert losses.uniformity(opposite, torch.arange(4), seeded()) == 1
 
 
+def test_uniformity_against_loops():
+    """For each roll of the batch axis the mean over pairs of unlike sites and over pixels."""
+    code = torch.nn.functional.normalize(torch.randn(5, 2, 3, 64, generator=seeded()), dim=-1)
+    site = [0, 1, 0, 2, 3]
+    expected = set()
+    for roll in range(1, 5):
+        pairs = [(i, (i + roll) % 5) for i in range(5)]
+        values = [
+            abs(float(code[a, y, x].double() @ code[b, y, x].double()))
+            for a, b in pairs
+            if site[a] != site[b]
+            for y, x in np.ndindex(2, 3)
+        ]
+        expected.add(round(float(np.mean(values)), 5))
+    got = {round(float(losses.uniformity(code, torch.tensor(site), seeded(seed))), 5) for seed in range(40)}
+    assert got == expected and len(expected) == 2  # a roll and its opposite pair alike
+
+
 def test_uniformity_leaves_out_pairs_of_one_place():
     code = torch.eye(64)[:1].expand(4, 64)
     assert losses.uniformity(code, torch.zeros(4, dtype=torch.long), seeded()) == 0
