@@ -24,6 +24,9 @@ from pipelines.sources.base import Kind, Source
 from pipelines.sources.landcover import with_classes
 
 
+Engine = Literal["cog", "rasterio", "stackstac"]
+
+
 class ConfigError(ValueError):
     """Something in the configuration that the user can mend; the message is one line."""
 
@@ -147,7 +150,7 @@ class PlanConfig(_Part):
 class IngestConfig(_Part):
     """Reading and sharding."""
 
-    engine: Literal["stackstac", "rasterio"] = "stackstac"
+    engine: Engine = Field("cog", description="who reads the files; the pixels are the same")
     block_px: int = Field(512, ge=16, description="sites within one such square of the grid share their reads")
     sequences_per_shard: int = Field(8, ge=1)
     codec: Literal["lz4", "zstd"] = "lz4"
@@ -199,9 +202,7 @@ class EmbedConfig(_Part):
     threads: int = Field(1, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     zarr: bool = True
-    engine: Literal["stackstac", "rasterio"] = Field(
-        "rasterio", description="who reads the files; same pixels from each"
-    )
+    engine: Engine = Field("cog", description="as ingest.engine")
 
 
 class TaskConfig(_Part):

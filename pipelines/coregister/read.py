@@ -30,7 +30,7 @@ from pipelines.sources.base import Kind, Source
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ENGINE = "stackstac"
+DEFAULT_ENGINE = "cog"
 OnError = Callable[[ReadFailure], None]
 
 
@@ -65,7 +65,7 @@ def read_frames(
         scenes: of this source; those that miss the window or that the source refuses are skipped.
         window: target; its pixels do not depend on its size or position.
         source: says bands, masks, and what is one acquisition.
-        engine: "stackstac" or "rasterio"; the pixels are the same.
+        engine: "cog", "rasterio" or "stackstac"; the pixels are the same.
         sign: unsigned address to one that can be opened; one for all, or one for each catalog by name.
         threads: concurrent file reads.
 
@@ -120,7 +120,7 @@ def read_window(
         scenes: of this source.
         window: target grid.
         source: what is read.
-        engine: "stackstac" or "rasterio".
+        engine: "cog", "rasterio" or "stackstac".
         sign: unsigned address to one that can be opened; one for all, or one for each catalog by name.
         on_error: called for every scene that could not be read; without it a warning is logged.
         threads: concurrent file reads.
@@ -265,7 +265,7 @@ def read_block(
             never does by the edition nearest to it; elevation always.
         sources: what to read.
         sign: unsigned address to one that can be opened; one for all, or one for each catalog by name.
-        engine: "stackstac" or "rasterio".
+        engine: "cog", "rasterio" or "stackstac".
         threads: concurrent file reads.
     """
     listed = list(sources.values()) if isinstance(sources, Mapping) else list(sources)
