@@ -23,7 +23,6 @@ from pipelines.sources import source as named_source
 from pipelines.sources.base import Kind, Source
 from pipelines.sources.landcover import with_classes
 
-
 Engine = Literal["cog", "rasterio", "stackstac"]
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.coregister.engines import Crop, FileGrid, HeaderMismatch, cog, engine
-from pipelines.coregister.engines.blocks import BlockCache
+from pipelines.coregister.engines.blocks import BLOCK_CACHE_BYTES, BlockCache
 from pipelines.coregister.engines.tiff import TooShort, Unsupported, parse
 from tests.coregister.files import EPSG, LEFT, TOP
 from tests.coregister.served import serve
@@ -244,7 +244,7 @@ def test_a_file_that_is_replaced_between_two_ranges_is_no_mixture(big, tmp_path)
 def test_any_window_after_any_others_is_the_files(big, data):
     """Whatever is kept from earlier windows, and however little may be kept."""
     folder, values = big
-    cog.BLOCKS.limit_bytes = data.draw(st.sampled_from([0, 2**19, 2**28]))
+    cog.BLOCKS.limit_bytes = data.draw(st.sampled_from([0, 2**19, BLOCK_CACHE_BYTES]))
     try:
         for _ in range(3):
             row, col = data.draw(st.integers(0, 2900)), data.draw(st.integers(0, 2800))
@@ -252,7 +252,7 @@ def test_any_window_after_any_others_is_the_files(big, data):
             found = read(crop_of(folder / "a.tif", col=col, row=row, width=width, height=height, size=SIZE))
             np.testing.assert_array_equal(found, values[row : row + height, col : col + width])
     finally:
-        cog.BLOCKS.limit_bytes = 2**28
+        cog.BLOCKS.limit_bytes = BLOCK_CACHE_BYTES
 
 
 def test_the_cache_keeps_its_bound_and_drops_what_is_used_up():

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-BLOCK_CACHE_BYTES = 256 * 2**20
+BLOCK_CACHE_BYTES = 512 * 2**20
 
 Key = tuple[str, str, int]
 """Address, version and block number of a file."""
