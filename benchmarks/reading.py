@@ -6,8 +6,9 @@
 
 Builds a granule of uint16 (1024 px blocks, deflate, predictor 2), serves it under many addresses with 40 ms delay, and
 reads a window that is not aligned to the blocks from 8 dates of 2 bands. It reaches into the granule's last column of
-blocks, which is 740 px wide: readers of whole blocks fetch 2.04 times its bytes, 2.25 times in the granule's middle. Every method runs in a process of its own:
-CPU seconds are that process's (all threads, imports and one warm-up file left out), requests and bytes the server's.
+blocks, which is 740 px wide: readers of whole blocks fetch 2.04 times its bytes, 2.25 times in the granule's middle.
+Every method runs in a process of its own: CPU seconds are that process's (all threads, imports and one warm-up file
+left out), requests and bytes the server's.
 ``pfb`` is one 128 px patch of one frame and band. Methods whose library is not installed are left out and named.
 """
 

@@ -151,6 +151,9 @@ class IngestConfig(_Part):
 
     engine: Engine = Field("cog", description="who reads the files; the pixels are the same")
     block_px: int = Field(512, ge=16, description="sites within one such square of the grid share their reads")
+    memory_mb: int = Field(
+        2048, ge=1024, description="of a worker at most; a square that would take more is read in parts"
+    )
     sequences_per_shard: int = Field(8, ge=1)
     codec: Literal["lz4", "zstd"] = "lz4"
     workers: int = Field(2, ge=1, description="blocks read at once")

@@ -17,6 +17,7 @@ from odc.geo.geobox import GeoBox
 from pipelines.coregister.climate import read_climate
 from pipelines.coregister.cut import cut_points, cut_rasters, cut_texts
 from pipelines.coregister.engines import engine as engine_by_name
+from pipelines.coregister.engines.cog import BLOCKS
 from pipelines.coregister.fetch import Signers
 from pipelines.coregister.frames import Frame, ReadFailure, batches, fill, group
 from pipelines.coregister.lidar import read_points
@@ -32,6 +33,11 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_ENGINE = "cog"
 OnError = Callable[[ReadFailure], None]
+
+
+def keep_blocks(limit_bytes: int) -> None:
+    """How much this process may hold of compressed blocks that neighbouring windows share (engine ``cog``)."""
+    BLOCKS.limit_bytes = limit_bytes
 
 
 def as_window(box: Window | GeoBox) -> Window:
@@ -332,6 +338,7 @@ __all__ = [
     "OnError",
     "as_window",
     "in_period",
+    "keep_blocks",
     "read_block",
     "read_frames",
     "read_sequence",
