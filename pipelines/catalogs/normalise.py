@@ -162,10 +162,16 @@ def _bands(item: Fields, given: Fields, source: Source, collection: str, base: s
     found = {}
     for name in (*source.band_names, *source.mask_roles):
         key = next((key for key in keys_of(name) if given.get(key, {}).get("href")), None)
-        if key is not None:
-            asset = _asset(item, given[key], key, name, source, collection, base)
-            if asset is not None:
-                found[name] = asset
+        if key is None:
+            continue
+        asset = _asset(item, given[key], key, name, source, collection, base)
+        # Earth Search's cloud probabilities of sentinel-2-l2a lie in a requester-pays bucket beside open bands: a mask
+        # that asks for other access than the bands is done without.
+        elsewhere = (
+            name in source.mask_roles and asset is not None and _scheme(asset) not in map(_scheme, found.values())
+        )
+        if asset is not None and not elsewhere:
+            found[name] = asset
     if source.name == "sentinel1":
         _require_map_grid(found)
     return found
@@ -201,6 +207,10 @@ def _asset(
         transform=place.transform,
         shape=place.shape,
     )
+
+
+def _scheme(asset: Asset) -> str:
+    return urlsplit(asset.href).scheme.removesuffix("s")
 
 
 def _require_map_grid(found: Mapping[str, Asset]) -> None:

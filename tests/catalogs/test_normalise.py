@@ -255,3 +255,10 @@ def test_a_scene_knows_the_address_of_its_item_without_anything_secret(link, bas
     served = item({"blue": {"href": "https://h/b.tif"}}, **BASELINE)
     served["links"] = [{"rel": "self", "href": link}] if link else []
     assert normalise(served, source("sentinel2"), "cat", base=base).item_href == expected
+
+
+def test_a_mask_that_asks_for_other_access_than_the_bands_is_done_without():
+    given = {"red": {"href": "https://open/r.tif"}, "cloud": {"href": "s3://requester-pays/cloud.jp2"}}
+    assert set(scene_assets(item(given, **BASELINE), source("sentinel2"))) == {"red"}
+    given["cloud"] = {"href": "https://open/cloud.tif"}
+    assert set(scene_assets(item(given, **BASELINE), source("sentinel2"))) == {"red", "cloud"}
