@@ -114,7 +114,7 @@ class SandboxConfig(_Part):
 class CatalogConfig(_Part):
     """One provider of scenes."""
 
-    kind: Literal["earth_search", "planetary_computer", "cdse", "cmr", "static", "sandbox"]
+    kind: Literal["earth_search", "planetary_computer", "cdse", "cmr", "static", "geoparquet", "sandbox"]
     url: str
     options: dict[str, Any] = Field(default_factory=dict)
 

@@ -159,7 +159,7 @@ def _times(item: Fields, kind: Kind) -> tuple[int, tuple[int, int]]:
 
 def _bands(item: Fields, given: Fields, source: Source, collection: str, base: str | None) -> dict[str, Asset]:
     keys_of = _KEYS.get(source.name, _own_name)
-    found = {}
+    found: dict[str, Asset] = {}
     for name in (*source.band_names, *source.mask_roles):
         key = next((key for key in keys_of(name) if given.get(key, {}).get("href")), None)
         if key is None:
@@ -167,10 +167,7 @@ def _bands(item: Fields, given: Fields, source: Source, collection: str, base: s
         asset = _asset(item, given[key], key, name, source, collection, base)
         # Earth Search's cloud probabilities of sentinel-2-l2a lie in a requester-pays bucket beside open bands: a mask
         # that asks for other access than the bands is done without.
-        elsewhere = (
-            name in source.mask_roles and asset is not None and _scheme(asset) not in map(_scheme, found.values())
-        )
-        if asset is not None and not elsewhere:
+        if asset is not None and (name not in source.mask_roles or _scheme(asset) in map(_scheme, found.values())):
             found[name] = asset
     if source.name == "sentinel1":
         _require_map_grid(found)
