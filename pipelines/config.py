@@ -114,7 +114,7 @@ class SandboxConfig(_Part):
 class CatalogConfig(_Part):
     """One provider of scenes."""
 
-    kind: Literal["earth_search", "planetary_computer", "cdse", "cmr", "static", "geoparquet", "sandbox"]
+    kind: Literal["earth_search", "planetary_computer", "cdse", "cmr", "static", "geoparquet", "zarr", "sandbox"]
     url: str
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -326,7 +326,7 @@ class Config(_Part):
         if part.classes:
             if found.kind is not Kind.CLASSES:
                 raise ValueError(f"sources.{name}.classes: {name} is not a map of classes")
-            found = with_classes(part.classes)
+            found = with_classes(found, part.classes)
         return found if part.loss_weight is None else replace(found, loss_weight=part.loss_weight)
 
 

@@ -20,6 +20,7 @@ from pipelines.coregister.engines import engine as engine_by_name
 from pipelines.coregister.engines.cog import BLOCKS
 from pipelines.coregister.fetch import Signers
 from pipelines.coregister.frames import Frame, ReadFailure, batches, fill, group
+from pipelines.coregister.gravity import read_gravity
 from pipelines.coregister.lidar import read_points
 from pipelines.coregister.terrain import read_terrain
 from pipelines.coregister.texts import read_texts
@@ -235,7 +236,8 @@ class Block:
             if part is not None:
                 rasters[name] = part
         for name, scenes in self.climate.items():
-            series, failures = read_climate(scenes, window, self.period, self.sources[name], self.sign)
+            read = read_gravity if name == "grace" else read_climate
+            series, failures = read(scenes, window, self.period, self.sources[name], self.sign)
             self.failures += [failure for failure in failures if failure not in self.failures]
             if series is not None:
                 rasters[name] = series

@@ -145,3 +145,26 @@ def test_an_offset_that_is_in_the_numbers_already_is_contradicted_by_dark_pixels
     assert contradiction(without, scale, zero) is None
     assert "in the numbers already" in contradiction(without, scale, minus)
     assert contradiction(np.zeros((1, 100, 100), np.uint16), scale, minus) is None  # nothing measured
+
+
+def test_maps_of_classes_stand_beside_one_another_with_their_own_legends():
+    nlcd, cdl, worldcover = source("nlcd"), source("cdl"), source("worldcover")
+    assert len(nlcd.classes) == 16 and {11, 82, 95} <= set(nlcd.classes)  # SPEC 1.2
+    assert dict(zip(cdl.classes, cdl.class_names, strict=True))[24] == "winter wheat" and 81 not in cdl.classes
+    assert worldcover.classes == source("landcover").classes
+    for one in (nlcd, cdl, worldcover):
+        assert (one.kind, one.metric, one.loss_weight, one.regrid_px) == (Kind.CLASSES, "cross_entropy", 0.25, 3)
+        assert not one.is_input and one.band_names == ("land_cover",)
+
+
+def test_palsar_knows_its_side_and_trusts_what_its_mask_calls_valid():
+    palsar = source("palsar2")
+    right = scene("palsar2", orbit_state="ascending", observation_direction="right", relative_orbit=7)
+    assert palsar.geometry(right) == (sin(radians(-10)), cos(radians(-10)), 1.0)
+    assert palsar.acquisition_key(right) == palsar.acquisition_key(replace(right, scene_id="next frame of the path"))
+    assert palsar.trusted({"msk": np.array([0, 1, 5, 9], np.uint8)}).tolist() == [False, True, False, True]
+    # gamma0 = 10 log10(DN^2) - 83 dB: model space is half of it, shifted, which standardising undoes.
+    dn = np.array([1000, 4000], np.uint16).reshape(1, 1, 1, 2)
+    x = palsar.with_bands(["hh"]).to_model_space(dn, np.ones((1, 1)), np.zeros((1, 1)), 0).ravel()
+    gamma0 = 20 * np.log10([1000, 4000]) - 83
+    np.testing.assert_allclose(2 * np.diff(x), np.diff(gamma0), rtol=1e-6)
