@@ -25,6 +25,8 @@ from pipelines.sources import source as named_source
 from pipelines.sources.base import Kind, Source
 from pipelines.sources.landcover import with_classes
 
+Engine = Literal["cog", "rasterio", "stackstac"]
+
 
 class ConfigError(ValueError):
     """Something in the configuration that the user can mend; the message is one line."""
@@ -114,7 +116,7 @@ class SandboxConfig(_Part):
 class CatalogConfig(_Part):
     """One provider of scenes."""
 
-    kind: Literal["earth_search", "planetary_computer", "cdse", "cmr", "static", "sandbox"]
+    kind: Literal["earth_search", "planetary_computer", "cdse", "cmr", "static", "geoparquet", "zarr", "sandbox"]
     url: str
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -149,8 +151,11 @@ class PlanConfig(_Part):
 class IngestConfig(_Part):
     """Reading and sharding."""
 
-    engine: Literal["stackstac", "rasterio"] = "stackstac"
+    engine: Engine = Field("cog", description="who reads the files; the pixels are the same")
     block_px: int = Field(512, ge=16, description="sites within one such square of the grid share their reads")
+    memory_mb: int = Field(
+        2048, ge=1024, description="of a worker at most; a square that would take more is read in parts"
+    )
     sequences_per_shard: int = Field(8, ge=1)
     codec: Literal["lz4", "zstd"] = "lz4"
     workers: int = Field(2, ge=1, description="blocks read at once")
@@ -201,9 +206,7 @@ class EmbedConfig(_Part):
     threads: int = Field(1, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     zarr: bool = True
-    engine: Literal["stackstac", "rasterio"] = Field(
-        "rasterio", description="who reads the files; same pixels from each"
-    )
+    engine: Engine = Field("cog", description="as ingest.engine")
 
 
 class TaskConfig(_Part):
@@ -327,7 +330,7 @@ class Config(_Part):
         if part.classes:
             if found.kind is not Kind.CLASSES:
                 raise ValueError(f"sources.{name}.classes: {name} is not a map of classes")
-            found = with_classes(part.classes)
+            found = with_classes(found, part.classes)
         return found if part.loss_weight is None else replace(found, loss_weight=part.loss_weight)
 
 

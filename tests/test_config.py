@@ -60,9 +60,9 @@ def test_a_node_of_the_cluster_holds_what_the_real_region_reads_at_once():
         source = config.source(name)
         pixel_bytes += count * (len(source.bands) * np.dtype(source.dtype).itemsize + 1)
     assert pixel_bytes == pytest.approx(4400, rel=0.05)
-    blocks = config.ingest.workers * config.ingest.block_px**2
     tiles = config.embed.readers * (config.plan.tile_px + 2 * config.embed.margin_px) ** 2
-    assert max(blocks, tiles) * pixel_bytes < 32 * 2**30
+    assert tiles * pixel_bytes < 32 * 2**30
+    assert config.ingest.workers * config.ingest.memory_mb <= 32 * 2**10
 
 
 def test_there_are_configurations():

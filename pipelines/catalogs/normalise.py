@@ -29,6 +29,7 @@ _FACTS: dict[str, tuple[str, ...]] = {
     "relative_orbit": ("sat:relative_orbit",),
     "absolute_orbit": ("sat:absolute_orbit",),
     "orbit_state": ("sat:orbit_state",),
+    "observation_direction": ("sar:observation_direction",),
     "datatake": ("s2:datatake_id", "s1:datatake_id"),
     "processing_baseline": ("s2:processing_baseline", "sentinel:processing_baseline"),
     "product": ("s2:product_uri", "sentinel:product_id", "landsat:scene_id", "s1:product_identifier"),
@@ -49,10 +50,12 @@ _FACTS: dict[str, tuple[str, ...]] = {
 _INTEGERS = ("wrs_path", "wrs_row", "relative_orbit", "absolute_orbit")
 
 # Single-file sources: our name of the file <- asset keys, best first, then media types or endings.
+_CLASSES = ("map", "data", "land_cover", "landcover", "classification", "cropland")
 _FILES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "elevation": ("elevation", ("data", "elevation", "dem"), ()),
-    "landcover": ("land_cover", ("map", "data", "land_cover", "landcover", "classification"), ()),
+    **{name: ("land_cover", _CLASSES, ()) for name in ("landcover", "nlcd", "cdl", "worldcover")},
     "gedi": ("data", ("data",), (".h5", ".hdf5")),
+    "grace": ("store", ("data",), (".nc", ".nc4")),
     "text": ("data", ("data",), (".parquet", ".geoparquet", ".geojson", ".json")),
 }
 _ZARR = ("application/vnd+zarr", "application/vnd.zarr", "application/x-zarr")
@@ -118,6 +121,8 @@ def scene_assets(item: Fields, source: Source, *, collection: str = "", base: st
     base = base or self_href(item)
     if source.kind is Kind.SERIES:
         found = _stores(item, given, base)
+        if not found and source.name in _FILES:
+            found = _single_file(item, given, source.name, base)
     elif source.name in _FILES:
         found = _single_file(item, given, source.name, base)
     else:
@@ -159,13 +164,16 @@ def _times(item: Fields, kind: Kind) -> tuple[int, tuple[int, int]]:
 
 def _bands(item: Fields, given: Fields, source: Source, collection: str, base: str | None) -> dict[str, Asset]:
     keys_of = _KEYS.get(source.name, _own_name)
-    found = {}
+    found: dict[str, Asset] = {}
     for name in (*source.band_names, *source.mask_roles):
         key = next((key for key in keys_of(name) if given.get(key, {}).get("href")), None)
-        if key is not None:
-            asset = _asset(item, given[key], key, name, source, collection, base)
-            if asset is not None:
-                found[name] = asset
+        if key is None:
+            continue
+        asset = _asset(item, given[key], key, name, source, collection, base)
+        # Earth Search's cloud probabilities of sentinel-2-l2a lie in a requester-pays bucket beside open bands: a mask
+        # that asks for other access than the bands is done without.
+        if asset is not None and (name not in source.mask_roles or _scheme(asset) in map(_scheme, found.values())):
+            found[name] = asset
     if source.name == "sentinel1":
         _require_map_grid(found)
     return found
@@ -201,6 +209,10 @@ def _asset(
         transform=place.transform,
         shape=place.shape,
     )
+
+
+def _scheme(asset: Asset) -> str:
+    return urlsplit(asset.href).scheme.removesuffix("s")
 
 
 def _require_map_grid(found: Mapping[str, Asset]) -> None:
@@ -264,7 +276,12 @@ def _own_name(band: str) -> tuple[str, ...]:
     return (band,)
 
 
+def _palsar2_keys(band: str) -> tuple[str, ...]:
+    return (band, band.upper(), *{"lin": ("linci",), "msk": ("mask",)}.get(band, ()))
+
+
 _KEYS: dict[str, Callable[[str], tuple[str, ...]]] = {
     "sentinel2": sentinel2.asset_keys,
     "landsat": landsat.asset_keys,
+    "palsar2": _palsar2_keys,
 }

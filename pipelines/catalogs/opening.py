@@ -7,8 +7,11 @@ from typing import Any
 from pipelines.catalogs.api import ApiCatalog
 from pipelines.catalogs.base import Catalog
 from pipelines.catalogs.providers import PROVIDERS
+from pipelines.catalogs.snapshot import SnapshotCatalog
 from pipelines.catalogs.static import StaticCatalog
+from pipelines.catalogs.store import StoreCatalog
 
+_STORE_OPTIONS = frozenset({"open_kwargs", "units", "bbox", "period"})
 _API_OPTIONS = frozenset({"page_items", "concurrent", "attempts", "timeout_s", "query"})
 
 
@@ -17,9 +20,11 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
 
     Args:
         name: in the configuration.
-        kind: earth_search, planetary_computer, cdse, cmr, static or sandbox.
-        url: of the API or static catalog; empty: the provider's own.
-        options: page_items, concurrent, attempts, timeout_s, query; for the sandbox ``signed``, for S3 ``s3_endpoint``.
+        kind: earth_search, planetary_computer, cdse, cmr, static, geoparquet, zarr or sandbox.
+        url: of the API, static catalog or files; empty: the provider's own.
+        options: page_items, concurrent, attempts, timeout_s, query; for the sandbox ``signed``, for S3 ``s3_endpoint``;
+            for geoparquet ``signer``, the kind of catalog whose assets they name, and ``storage_options``; for zarr
+            those of :class:`pipelines.catalogs.store.StoreCatalog`.
 
     Raises:
         ValueError: an unknown kind or option.
@@ -27,6 +32,10 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
     if kind not in PROVIDERS:
         raise ValueError(f"catalogs.{name}.kind: {kind!r} is not one of {', '.join(PROVIDERS)}")
     provider = PROVIDERS[kind]
+    if kind == "zarr":
+        return _store(name, url, options)
+    if kind == "geoparquet":
+        return _snapshot(name, url, options)
     known = provider.signer_options | (_API_OPTIONS if kind != "static" else frozenset())
     for option in options:
         if option not in known:
@@ -40,3 +49,28 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
     return ApiCatalog(
         name, kind, url, provider, signer, **{key: value for key, value in options.items() if key in _API_OPTIONS}
     )
+
+
+def _snapshot(name: str, url: str, options: dict[str, Any]) -> Catalog:
+    """Files of items, their assets signed as the catalog that they were taken from signs them."""
+    given = dict(options)
+    signer, storage = given.pop("signer", "static"), given.pop("storage_options", {})
+    if signer not in PROVIDERS or signer == "geoparquet":
+        raise ValueError(f"catalogs.{name}.options.signer: {signer!r} is not one of {', '.join(PROVIDERS)}")
+    provider = PROVIDERS[signer]
+    for option in given:
+        if option not in provider.signer_options:
+            known = sorted({"signer", "storage_options", *provider.signer_options})
+            raise ValueError(f"catalogs.{name}.options: unknown {option!r}; geoparquet of {signer} knows {known}")
+    if not url:
+        raise ValueError(f"catalogs.{name}.url: give the file or folder of a stac-geoparquet snapshot")
+    return SnapshotCatalog(name, url, provider.signer(url, given), storage)
+
+
+def _store(name: str, url: str, options: dict[str, Any]) -> Catalog:
+    for option in options:
+        if option not in _STORE_OPTIONS:
+            raise ValueError(f"catalogs.{name}.options: unknown {option!r}; zarr knows {sorted(_STORE_OPTIONS)}")
+    if not url:
+        raise ValueError(f"catalogs.{name}.url: give the address of the store")
+    return StoreCatalog(name, url, **options)

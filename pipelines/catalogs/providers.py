@@ -72,4 +72,6 @@ PROVIDERS: dict[str, Provider] = {
     "cmr": Provider("https://cmr.earthdata.nasa.gov/stac/LPCLOUD", _earthdata, concurrent=2),
     "sandbox": Provider("http://127.0.0.1:8591", _sandbox, concurrent=8, signer_options=frozenset({"signed"})),
     "static": Provider("", _unsigned, signer_options=frozenset()),
+    "zarr": Provider("", _unsigned, signer_options=frozenset()),
+    "geoparquet": Provider("", _unsigned, signer_options=frozenset()),
 }

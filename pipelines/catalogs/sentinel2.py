@@ -51,7 +51,8 @@ def effective_offset(
     already_applied: bool | None,
     stated: float | None,
 ) -> float:
-    """What to add to ``digital number * 1e-4`` for reflectance. The only place that decides it.
+    """What to add to ``digital number * 1e-4`` for reflectance. The only place that decides it; where
+    pixels are read, :func:`pipelines.sources.sentinel2.contradiction` refuses an offset that they show to be applied.
 
     * The catalog says that the file already has the offset in it (Earth Search's ``boa_offset_applied``): nothing is
       added, although its ``raster:bands`` go on stating -0.1.

@@ -9,6 +9,7 @@ from pipelines.coregister.cut import cut_points, cut_rasters, cut_texts
 from pipelines.coregister.frames import ReadFailure
 from pipelines.coregister.read import (
     Block,
+    keep_blocks,
     read_block,
     read_frames,
     read_sequence,
@@ -23,6 +24,7 @@ __all__ = [
     "cut_points",
     "cut_rasters",
     "cut_texts",
+    "keep_blocks",
     "read_block",
     "read_frames",
     "read_sequence",

@@ -8,6 +8,7 @@ it holds daily means only: the extremes of means are not the means' extremes.
 from __future__ import annotations
 
 import calendar
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -32,14 +33,19 @@ MIN_DAYS = 0.9
 # Chunks up to this size (all variables and times, single precision) are kept whole for the neighbouring cells.
 CHUNK_BYTES = 64 * 2**20
 
+# More than this for the months of one place is no reading but a download.
+FETCH_BYTES = 4 * 2**30
+# Attribute of a store that holds months already, under the names of the source's bands.
+MONTHLY = "monthly_of"
+
 # Names of each quantity: sampled through the day, then daily mean, least, greatest; ERA5, ERA5-Land, AgERA5, ARCO.
-_SAMPLED = {
+SAMPLED = {
     "temperature_2m": ("t2m", "2m_temperature", "temperature_2m"),
     "dewpoint_2m": ("d2m", "2m_dewpoint_temperature", "dewpoint_temperature_2m", "dewpoint_2m"),
     "surface_pressure": ("sp", "surface_pressure"),
 }
-_PRECIPITATION = ("tp", "total_precipitation", "tp_sum", "total_precipitation_sum")
-_LATITUDE, _LONGITUDE = ("latitude", "lat", "y"), ("longitude", "lon", "x")
+PRECIPITATION = ("tp", "total_precipitation", "tp_sum", "total_precipitation_sum")
+LATITUDE, LONGITUDE = ("latitude", "lat", "y"), ("longitude", "lon", "x")
 
 
 def read_climate(
@@ -57,7 +63,7 @@ def read_climate(
         if scene.footprint is not None and not scene.footprint.intersects(window.footprint()):
             continue
         for asset in scene.assets.values():
-            options = tuple(sorted((asset.extra.get("open_kwargs") or {}).items()))
+            options = json.dumps(asset.extra.get("open_kwargs") or {}, sort_keys=True)
             units = tuple(sorted((asset.extra.get("units") or {}).items()))
             read = partial(_monthly, options=options, units=units, lon=round(lon, 4), lat=round(lat, 4), period=period)
             found = retrying(read, asset.href, signer_of(sign, scene))
@@ -119,8 +125,9 @@ class _StrictStore(WrapperStore):
 
 
 @lru_cache(maxsize=8)
-def _open(href: str, options: tuple[tuple[str, object], ...]) -> xr.Dataset:
-    settings: dict[str, Any] = dict(options)
+def open_store(href: str, options: str) -> xr.Dataset:
+    """A Zarr store; a chunk that is missing is an error. ``options``: keywords of xarray and the store, as JSON."""
+    settings: dict[str, Any] = json.loads(options)
     storage_options = settings.pop("storage_options", None)
     store = (
         FsspecStore.from_url(href, storage_options=storage_options, read_only=True)
@@ -132,24 +139,26 @@ def _open(href: str, options: tuple[tuple[str, object], ...]) -> xr.Dataset:
 
 def _monthly(
     href: str,
-    options: tuple[tuple[str, object], ...],
+    options: str,
     units: tuple[tuple[str, str], ...],
     lon: float,
     lat: float,
     period: Period,
 ) -> dict[tuple[int, int], dict[str, float]]:
-    return _monthly_of_cell(href, options, units, cell_at(_series(href, options), lon, lat, href), period)
+    return _monthly_of_cell(href, options, units, cell_at(series_of(href, options), lon, lat, href), period)
 
 
 @lru_cache(maxsize=1024)
 def _monthly_of_cell(
     href: str,
-    options: tuple[tuple[str, object], ...],
+    options: str,
     units: tuple[tuple[str, str], ...],
     cell: tuple[tuple[str, int], ...],
     period: Period,
 ) -> dict[tuple[int, int], dict[str, float]]:
-    series = _series(href, options)
+    series = series_of(href, options)
+    if series.attrs.get(MONTHLY):
+        return _stored_months(series.isel({axis: index for axis, index in cell}))
     box = {axis: slice(index, index + 1) for axis, index in cell}
     chunk = {axis: _chunk_around(series, axis, index) for axis, index in cell}
     share = float(np.prod([part.stop - part.start for part in chunk.values()], initial=1.0))
@@ -159,15 +168,19 @@ def _monthly_of_cell(
         block = _block(href, options, tuple((axis, part.start, part.stop) for axis, part in chunk.items()), period)
         box = {axis: slice(index - chunk[axis].start, index - chunk[axis].start + 1) for axis, index in cell}
         return monthly(block.isel(box), dict(units))
-    return monthly(_months_of(series.isel(box), period).load(), dict(units))
+    needed = _months_of(series.isel(box), period)
+    if (fetched := _fetched_bytes(series, needed.sizes["time"])) > FETCH_BYTES:
+        raise ValueError(
+            f"{href} is stored map by map: one place of one period takes {fetched / 1e9:.0f} GB of it. Aggregate it "
+            "once to the months of your region (python -m pipelines.coregister.months) and name that store"
+        )
+    return monthly(needed.load(), dict(units))
 
 
 @lru_cache(maxsize=4)
-def _block(
-    href: str, options: tuple[tuple[str, object], ...], box: tuple[tuple[str, int, int], ...], period: Period
-) -> xr.Dataset:
+def _block(href: str, options: str, box: tuple[tuple[str, int, int], ...], period: Period) -> xr.Dataset:
     """The cells of one chunk over the months of a period, in memory."""
-    part = _series(href, options).isel({axis: slice(start, stop) for axis, start, stop in box})
+    part = series_of(href, options).isel({axis: slice(start, stop) for axis, start, stop in box})
     return _months_of(part, period).load()
 
 
@@ -176,6 +189,28 @@ def _months_of(series: xr.Dataset, period: Period) -> xr.Dataset:
     start = pd.Timestamp(period.start_ms, unit="ms").to_period("M").start_time
     end = pd.Timestamp(period.end_ms - 1, unit="ms").to_period("M").end_time
     return series.sel(time=slice(start, end))
+
+
+def _fetched_bytes(series: xr.Dataset, steps: int) -> float:
+    """Bytes, before compression, of the chunks that hold one cell over a number of time steps."""
+    total = 0.0
+    for variable in series.data_vars.values():
+        chunk = variable.encoding.get("chunks") or variable.shape
+        sizes = dict(zip(variable.dims, chunk, strict=False))
+        chunks = -(-steps // sizes.get("time", 1))
+        total += chunks * float(np.prod(chunk)) * variable.dtype.itemsize
+    return total
+
+
+def _stored_months(cell: xr.Dataset) -> dict[tuple[int, int], dict[str, float]]:
+    """Months that were aggregated before; what was not written yet is NaN."""
+    loaded, out = cell.load(), {}
+    for step, moment in enumerate(pd.DatetimeIndex(loaded["time"].to_numpy())):
+        values = {str(name): float(loaded[name].to_numpy()[step]) for name in loaded.data_vars}
+        values = {name: value for name, value in values.items() if not np.isnan(value)}
+        if values:
+            out[(moment.year, moment.month)] = values
+    return out
 
 
 def _chunk_around(series: xr.Dataset, axis: str, index: int) -> slice:
@@ -188,21 +223,30 @@ def _chunk_around(series: xr.Dataset, axis: str, index: int) -> slice:
 
 
 @lru_cache(maxsize=8)
-def _series(href: str, options: tuple[tuple[str, object], ...]) -> xr.Dataset:
+def series_of(href: str, options: str) -> xr.Dataset:
     """The variables of a store that are known here, along an axis named ``time``.
 
     Raises:
         ValueError: no time axis, or no known variable.
     """
-    store = _open(href, options)
+    store = open_store(href, options)
     time = next((name for name in ("time", "valid_time") if name in store.dims), None)
     if time is None:
         raise ValueError(f"{href} has no time axis; its dimensions are {tuple(store.sizes)}")
-    known = {*_PRECIPITATION, *(f"{name}{end}" for names in _SAMPLED.values() for name in names for end in _ENDINGS)}
+    if store.attrs.get(MONTHLY):
+        return store
+    known = {*PRECIPITATION, *(f"{name}{end}" for names in SAMPLED.values() for name in names for end in _ENDINGS)}
     wanted = [name for name in store.data_vars if str(name) in known]
     if not wanted:
         raise ValueError(f"{href} has no variable of {sorted(known)}; it has {sorted(map(str, store.data_vars))}")
-    return store[wanted].rename({time: "time"}) if time != "time" else store[wanted]
+    series = store[wanted].rename({time: "time"}) if time != "time" else store[wanted]
+    # The ARCO store's axis runs decades ahead of what was ever written.
+    stop = store.attrs.get("valid_time_stop")
+    if stop is not None:
+        end = pd.Timestamp(stop)
+        end += pd.Timedelta(days=1) if end == end.normalize() else pd.Timedelta(nanoseconds=1)
+        series = series.sel(time=series["time"] < np.datetime64(end))
+    return series
 
 
 def cell_at(store: xr.Dataset, lon: float, lat: float, href: str) -> tuple[tuple[str, int], ...]:
@@ -212,14 +256,14 @@ def cell_at(store: xr.Dataset, lon: float, lat: float, href: str) -> tuple[tuple
         ValueError: the point is more than a cell outside the grid.
     """
     cell = []
-    for names, value in ((_LATITUDE, lat), (_LONGITUDE, lon)):
+    for names, value in ((LATITUDE, lat), (LONGITUDE, lon)):
         axis = next((name for name in names if name in store.dims), None)
         if axis is None:
             continue
         marks = store[axis].to_numpy().astype(float)
-        target = value % 360 if names is _LONGITUDE and marks.max() > 180 else value
+        target = value % 360 if names is LONGITUDE and marks.max() > 180 else value
         gaps = np.abs(marks - target)
-        if names is _LONGITUDE:
+        if names is LONGITUDE:
             gaps = np.minimum(gaps, 360 - gaps)
         spacing = float(np.abs(np.diff(marks)).min()) if marks.size > 1 else np.inf
         if gaps.min() > spacing:
@@ -234,12 +278,12 @@ _ENDINGS = ("", "_mean", "_min", "_max")
 def monthly(cell: xr.Dataset, units: Mapping[str, str] | None = None) -> dict[tuple[int, int], dict[str, float]]:
     """Monthly variables by (year, month) of one cell's hourly or daily series, in metres, kelvin and pascal."""
     series: dict[str, pd.Series] = {}
-    for quantity, names in _SAMPLED.items():
+    for quantity, names in SAMPLED.items():
         for name in names:
             for ending in _ENDINGS:
                 if name + ending in cell:
                     series.setdefault(quantity + ending, _si(cell[name + ending], units))
-    for name in _PRECIPITATION:
+    for name in PRECIPITATION:
         if name in cell:
             series.setdefault("total_precipitation", _si(cell[name], units))
     out: dict[tuple[int, int], dict[str, float]] = {}
@@ -268,9 +312,15 @@ def _si(array: xr.DataArray, units: Mapping[str, str] | None) -> pd.Series:
         np.asarray(array.to_numpy(), np.float64).reshape(array.sizes["time"], -1).mean(axis=1),
         index=pd.DatetimeIndex(array["time"].to_numpy()),
     )
+    factor, shift = to_si(array, units)
+    return series * factor + shift
+
+
+def to_si(array: xr.DataArray, units: Mapping[str, str] | None) -> tuple[float, float]:
+    """Factor and summand that bring an array to metres, kelvin or pascal."""
     unit = str(array.attrs.get("units") or (units or {}).get(str(array.name)) or "").lower()
     if unit.startswith("mm"):
-        return series / 1000
+        return 1e-3, 0.0
     if unit in ("c", "degc", "celsius", "°c", "degree_celsius", "degrees celsius"):
-        return series + 273.15
-    return series * 100 if unit in ("hpa", "mbar", "millibar") else series
+        return 1.0, 273.15
+    return (100.0, 0.0) if unit in ("hpa", "mbar", "millibar") else (1.0, 0.0)

@@ -38,8 +38,9 @@ class Frame:
     """One acquisition over one window.
 
     Attributes:
-        pieces: its scenes that touch the window, in order of preference: same zone first, then the largest
-            footprint, then the id. The order is the same for every window, so the winner of a pixel is too.
+        pieces: its scenes that touch the window, in order of preference: same zone first, then by the source's own
+            rank, then the largest footprint, then the id. The order is the same for every window, so the winner of a
+            pixel is too.
         time_ms, valid_ms: of the most preferred scene of the acquisition, whether or not it touches this window.
         values: ``(C, H, W)``; None until a piece has been read.
         weight: ``(H, W)``.
@@ -71,7 +72,7 @@ def group(scenes: Sequence[Scene], window: Window, source: Source) -> list[Frame
             by_key.setdefault(source.acquisition_key(scene), []).append(scene)
     frames = []
     for members in by_key.values():
-        ordered = sorted(members, key=lambda scene: _preference(scene, window.epsg))
+        ordered = sorted(members, key=lambda scene: _preference(scene, window.epsg, source))
         pieces = [scene for scene in ordered if scene.footprint is None or _touches(scene, outline)]
         if pieces:
             first = ordered[0]
@@ -79,10 +80,10 @@ def group(scenes: Sequence[Scene], window: Window, source: Source) -> list[Frame
     return sorted(frames, key=lambda frame: (frame.time_ms, frame.pieces[0].scene_id))
 
 
-def _preference(scene: Scene, epsg: int) -> tuple[bool, float, str]:
+def _preference(scene: Scene, epsg: int, source: Source) -> tuple[bool, tuple[float, ...], float, str]:
     zones = {asset.epsg for asset in scene.assets.values()}
     area = 0.0 if scene.footprint is None else round(scene.footprint.area, 6)
-    return epsg not in zones, -area, scene.scene_id
+    return epsg not in zones, source.rank(scene, epsg), -area, scene.scene_id
 
 
 def _touches(scene: Scene, outline: Polygon) -> bool:
@@ -176,6 +177,8 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
             request.pixels = None
     if not present(values, source.nodata, source).any():
         return
+    if (said := source.contradiction(values, scale, offset)) is not None:
+        raise ValueError(f"scene {scene.scene_id}: {said}")
     masks = {
         role: warp(request.pixels, request.origin, request.grid, window, 0, nearest=True)
         for role, request in ((role, wanted.get(role)) for role in source.mask_roles)

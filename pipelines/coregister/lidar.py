@@ -60,12 +60,13 @@ def _granule(
     href: str, window: Window, source: Source, authorization: Authorization | None = None
 ) -> list[PointSamples]:
     """The good footprints of every beam."""
-    with _open(href, authorization) as file:
+    with open_hdf5(href, authorization) as file:
         return [_beam(file[name], window, source) for name in sorted(file) if name.startswith("BEAM")]
 
 
 @contextmanager
-def _open(href: str, authorization: Authorization | None = None) -> Iterator[h5py.File]:
+def open_hdf5(href: str, authorization: Authorization | None = None) -> Iterator[h5py.File]:
+    """An HDF5 file, of whose remote ones only the ranges that are read are fetched."""
     if href.startswith(("http://", "https://")):
         with RangedFile(href, authorization) as handle, h5py.File(handle, "r") as file:
             yield file

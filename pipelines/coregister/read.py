@@ -17,8 +17,10 @@ from odc.geo.geobox import GeoBox
 from pipelines.coregister.climate import read_climate
 from pipelines.coregister.cut import cut_points, cut_rasters, cut_texts
 from pipelines.coregister.engines import engine as engine_by_name
+from pipelines.coregister.engines.cog import BLOCKS
 from pipelines.coregister.fetch import Signers
 from pipelines.coregister.frames import Frame, ReadFailure, batches, fill, group
+from pipelines.coregister.gravity import read_gravity
 from pipelines.coregister.lidar import read_points
 from pipelines.coregister.terrain import read_terrain
 from pipelines.coregister.texts import read_texts
@@ -30,8 +32,13 @@ from pipelines.sources.base import Kind, Source
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ENGINE = "stackstac"
+DEFAULT_ENGINE = "cog"
 OnError = Callable[[ReadFailure], None]
+
+
+def keep_blocks(limit_bytes: int) -> None:
+    """How much this process may hold of compressed blocks that neighbouring windows share (engine ``cog``)."""
+    BLOCKS.limit_bytes = limit_bytes
 
 
 def as_window(box: Window | GeoBox) -> Window:
@@ -65,7 +72,7 @@ def read_frames(
         scenes: of this source; those that miss the window or that the source refuses are skipped.
         window: target; its pixels do not depend on its size or position.
         source: says bands, masks, and what is one acquisition.
-        engine: "stackstac" or "rasterio"; the pixels are the same.
+        engine: "cog", "rasterio" or "stackstac"; the pixels are the same.
         sign: unsigned address to one that can be opened; one for all, or one for each catalog by name.
         threads: concurrent file reads.
 
@@ -120,7 +127,7 @@ def read_window(
         scenes: of this source.
         window: target grid.
         source: what is read.
-        engine: "stackstac" or "rasterio".
+        engine: "cog", "rasterio" or "stackstac".
         sign: unsigned address to one that can be opened; one for all, or one for each catalog by name.
         on_error: called for every scene that could not be read; without it a warning is logged.
         threads: concurrent file reads.
@@ -229,7 +236,8 @@ class Block:
             if part is not None:
                 rasters[name] = part
         for name, scenes in self.climate.items():
-            series, failures = read_climate(scenes, window, self.period, self.sources[name], self.sign)
+            read = read_gravity if name == "grace" else read_climate
+            series, failures = read(scenes, window, self.period, self.sources[name], self.sign)
             self.failures += [failure for failure in failures if failure not in self.failures]
             if series is not None:
                 rasters[name] = series
@@ -265,7 +273,7 @@ def read_block(
             never does by the edition nearest to it; elevation always.
         sources: what to read.
         sign: unsigned address to one that can be opened; one for all, or one for each catalog by name.
-        engine: "stackstac" or "rasterio".
+        engine: "cog", "rasterio" or "stackstac".
         threads: concurrent file reads.
     """
     listed = list(sources.values()) if isinstance(sources, Mapping) else list(sources)
@@ -332,6 +340,7 @@ __all__ = [
     "OnError",
     "as_window",
     "in_period",
+    "keep_blocks",
     "read_block",
     "read_frames",
     "read_sequence",

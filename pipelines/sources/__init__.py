@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from pipelines.sources import (
+    cdl,
     elevation,
     era5,
     gedi,
     grace,
     landcover,
     landsat,
+    nlcd,
     palsar2,
     sentinel1,
     sentinel2,
     text,
+    worldcover,
 )
 from pipelines.sources.base import Band, Kind, Source, Transform
 
-SOURCES: dict[str, Source] = {
-    module.SOURCE.name: module.SOURCE
-    for module in (sentinel2, sentinel1, landsat, era5, gedi, elevation, landcover, text, palsar2, grace)
-}
+_MODULES = (sentinel2, sentinel1, landsat, era5, gedi, elevation, landcover, text)
+# Targets that a configuration may add.
+_OPTIONAL = (palsar2, grace, nlcd, cdl, worldcover)
+
+SOURCES: dict[str, Source] = {module.SOURCE.name: module.SOURCE for module in (*_MODULES, *_OPTIONAL)}
 
 __all__ = ["SOURCES", "Band", "Kind", "Source", "Transform", "source"]
 

@@ -65,6 +65,14 @@ def _keep_all(scene: Scene) -> bool:
     return True
 
 
+def _no_rank(scene: Scene, epsg: int) -> tuple[float, ...]:
+    return ()
+
+
+def _believe(values: NDArray, scale: NDArray[np.float64], offset: NDArray[np.float64]) -> str | None:
+    return None
+
+
 def _no_geometry(scene: Scene) -> tuple[float, ...]:
     return ()
 
@@ -88,6 +96,9 @@ class Source:
         trusted: mask assets by role ``(H, W)`` -> True where a pixel counts in the loss (None: no opinion).
         keep: False for a scene that must not be used at all (a night scene).
         acquisition_key: scenes with one key are pieces of the same frame (tiles of one datatake).
+        rank: of a scene among the pieces of a frame on a grid of some zone (EPSG code), least first; scenes of that
+            zone come before all others, and of equal ranks the largest scene first.
+        contradiction: stored numbers ``(C, H, W)`` with their scales and offsets -> what shows that these are wrong.
         metric: "l1" or "cross_entropy".
         loss_weight: w_i of SPEC Table S2.
         shift_px, regrid_px: shift-invariance and re-gridding distance of the loss, in 10 m pixels (0: none).
@@ -107,6 +118,8 @@ class Source:
     trusted: Callable[[Mapping[str, NDArray]], NDArray[np.bool_] | None] = _trust_all
     keep: Callable[[Scene], bool] = _keep_all
     acquisition_key: Callable[[Scene], str] = _no_key
+    rank: Callable[[Scene, int], tuple[float, ...]] = _no_rank
+    contradiction: Callable[[NDArray, NDArray[np.float64], NDArray[np.float64]], str | None] = _believe
     metric: str = "l1"
     loss_weight: float = 1.0
     shift_px: int = 0

@@ -40,6 +40,14 @@ def acquisition_key(scene: Scene) -> str:
     return f"{platform}_{int(str(path)):03d}_{day(scene)}" if path is not None else f"{platform}_{minute(scene)}"
 
 
+def rank(scene: Scene, epsg: int) -> tuple[float, ...]:
+    """SPEC 1.2: of overlapping rows the one whose UTM central longitude is closest, then the most recent."""
+    zones = {asset.epsg % 100 for asset in scene.assets.values() if asset.epsg is not None}
+    own = epsg % 100
+    steps = min((min((zone - own) % 60, (own - zone) % 60) for zone in zones), default=30)
+    return steps, -scene.time_ms
+
+
 _OPTICAL = ("blue", "green", "red", "nir08", "swir16", "pan")
 
 SOURCE = Source(
@@ -57,6 +65,7 @@ SOURCE = Source(
     trusted=trusted,
     keep=keep,
     acquisition_key=acquisition_key,
+    rank=rank,
     regrid_px=3,
     max_frames=21,
 )

@@ -5,7 +5,11 @@ The native digital number is an amplitude: gamma0 = 10 log10(DN^2) - 83 dB (JAXA
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import cos, radians, sin
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.scenes import Scene
 from pipelines.sources.base import Band, Kind, Source, Transform
@@ -14,6 +18,16 @@ from pipelines.sources.facts import day, label
 # Transform.DECIBEL is 10 log10(x): fed the amplitude it gives half the power in decibels. Statistics and the L1 loss
 # see an affine copy of gamma0, which z-scoring makes identical.
 _HALF_DB_OF_DN = Transform.DECIBEL
+
+
+# MSK, bits 0 to 2: 1 valid, 5 invalid (Earth Engine's catalog entry of the ScanSAR product).
+_MSK_QUALITY, _MSK_VALID = 0b111, 1
+
+
+def trusted(masks: Mapping[str, NDArray]) -> NDArray[np.bool_] | None:
+    """True where the product calls the measurement valid; None without its mask."""
+    msk = masks.get("msk")
+    return None if msk is None else (msk & np.asarray(_MSK_QUALITY, msk.dtype)) == _MSK_VALID
 
 
 def geometry(scene: Scene) -> tuple[float, ...]:
@@ -43,6 +57,8 @@ SOURCE = Source(
     nodata=0,
     geometry_names=("heading_sin", "heading_cos", "antenna_side"),
     geometry=geometry,
+    mask_roles=("msk",),
+    trusted=trusted,
     acquisition_key=acquisition_key,
     regrid_px=3,
 )

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import resource
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Ordered
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import ray
@@ -20,7 +23,7 @@ import pipelines.coregister
 import pipelines.shards
 import pipelines.sources
 from pipelines.config import Config, ConfigError
-from pipelines.coregister import read_block
+from pipelines.coregister import ReadFailure, keep_blocks, read_block
 from pipelines.grid import RESOLUTION_M, Period, Site, Window
 from pipelines.products.identity import code_digest, identity
 from pipelines.scenes import Scene
@@ -29,6 +32,16 @@ from pipelines.shards import ShardInfo, open_shards, update_manifest, write_shar
 from pipelines.sources import Source
 from pipelines.stages import estimate
 from pipelines.stages.estimate import Estimate
+from pipelines.stages.memory import (
+    MB,
+    block_budget,
+    decoded_bytes,
+    kept_bytes,
+    parts_of,
+    pixel_bytes,
+    sparse,
+    window_of,
+)
 from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
 from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
@@ -56,9 +69,7 @@ class SiteGroup:
     @property
     def window(self) -> Window:
         """The smallest window that holds all sites."""
-        west, south, east, north = zip(*(site.window.bounds_m for site in self.sites), strict=True)
-        width, height = max(east) - min(west), max(north) - min(south)
-        return Window(self.sites[0].window.epsg, min(west), max(north), width // RESOLUTION_M, height // RESOLUTION_M)
+        return window_of(self.sites)
 
 
 def groups_of(sites: list[Site], periods: list[Period], block_px: int) -> list[SiteGroup]:
@@ -93,6 +104,11 @@ def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scen
     return identity(inputs=inputs, parameters=parameters, model_digest="", code_digest=code)
 
 
+def _peak() -> dict[str, int]:
+    """The most memory that this worker ever held."""
+    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
 class GroupReader:
     """Reads and writes groups inside Ray tasks; made on the driver, it carries configuration only."""
 
@@ -108,7 +124,8 @@ class GroupReader:
             outcome = self.process(group)
         except Exception as error:  # the driver reports it and ends with a non-zero status
             outcome = {"sites": len(group.sites), **failed_row(error)}
-        return {"outcome": json.dumps({"group": group.group_id, "seconds": time.monotonic() - start, **outcome})}
+        figures = {"group": group.group_id, "seconds": time.monotonic() - start, **_peak()}
+        return {"outcome": json.dumps({**figures, **outcome})}
 
     def process(self, group: SiteGroup) -> dict[str, Any]:
         """Read, cut, write.
@@ -133,26 +150,9 @@ class GroupReader:
             if all(storage.exists(shard["path"]) for shard in outcome["shards"]):
                 return {**outcome, "skipped": True}
         sources = {name: config.source(name) for name in config.sources}
-        block = read_block(
-            scenes,
-            group.window,
-            group.period,
-            sources,
-            sign=signers(config),
-            engine=config.ingest.engine,
-            threads=config.ingest.threads,
-        )
-        sequences, empty = [], []
-        for site in group.sites:
-            sequence = block.sequence(site.window, sequence_id=f"{site.site_id}_{group.period.label}", split=site.split)
-            if not any(source.is_input and name in sequence.rasters for name, source in sources.items()):
-                empty.append(site.site_id)
-                continue
-            if sequence.texts is not None:
-                texts = self.vectors.attach(sequence.texts) if self.vectors is not None else None
-                sequence = replace(sequence, texts=texts)
-            sequences.append(sequence)
-        stop_on_outage(block.failures, block.rasters, sources)
+        empty: list[str] = []
+        failures: dict[ReadFailure, None] = {}
+        sequences = self._sequences(group, scenes, sources, empty, failures)
         shards = [
             self._write(storage, f"{prefix}-{index:03d}.shard.parquet", part, sources)
             for index, part in enumerate(batched(sequences, config.ingest.sequences_per_shard))
@@ -160,12 +160,52 @@ class GroupReader:
         outcome = {
             "sites": len(group.sites),
             "shards": [asdict(shard) for shard in shards],
-            "empty": empty,
-            "failures": [asdict(failure) for failure in block.failures],
+            "empty": sorted(empty),
+            "failures": [asdict(failure) for failure in failures],
             "skipped": False,
         }
         storage.write_json(f"{prefix}.json", outcome)
         return outcome
+
+    def _sequences(
+        self,
+        group: SiteGroup,
+        scenes: dict[str, list[Scene]],
+        sources: dict[str, Source],
+        empty: list[str],
+        failures: dict[ReadFailure, None],
+    ) -> Iterator[Sequence]:
+        """The group's sequences, part by part within the memory bound; books sites without input, and failures."""
+        config = self.config
+        budget = block_budget(config.ingest.memory_mb)
+        keep_blocks(kept_bytes(config.ingest.memory_mb))
+
+        def fits(part: Ordered[Site]) -> bool:
+            return not sparse(part) and decoded_bytes(scenes, window_of(part), sources) <= budget
+
+        for part in parts_of(group.sites, fits):
+            block = read_block(
+                scenes,
+                window_of(part),
+                group.period,
+                sources,
+                sign=signers(config),
+                engine=config.ingest.engine,
+                threads=config.ingest.threads,
+            )
+            stop_on_outage(block.failures, block.rasters, sources)
+            for site in part:
+                sequence_id = f"{site.site_id}_{group.period.label}"
+                sequence = block.sequence(site.window, sequence_id=sequence_id, split=site.split)
+                if not any(source.is_input and name in sequence.rasters for name, source in sources.items()):
+                    empty.append(site.site_id)
+                    continue
+                if sequence.texts is not None:
+                    texts = self.vectors.attach(sequence.texts) if self.vectors is not None else None
+                    sequence = replace(sequence, texts=texts)
+                yield sequence
+            stop_on_outage(block.failures, block.rasters, sources)  # climate is read site by site
+            failures |= dict.fromkeys(block.failures)
 
     def _write(self, storage: Storage, path: str, part: Iterable[Sequence], sources: dict[str, Source]) -> ShardInfo:
         sums = SequenceSums()
@@ -179,10 +219,11 @@ class GroupReader:
         return write_shard(storage, path, counted(), sums.to_dict, codec=codec, code_digest=self.code)
 
 
-def batched(items: list[Sequence], size: int) -> Iterator[list[Sequence]]:
+def batched(items: Iterable[Sequence], size: int) -> Iterator[list[Sequence]]:
     """Consecutive lists of at most ``size`` items."""
-    for index in range(0, len(items), size):
-        yield items[index : index + size]
+    stream = iter(items)
+    while part := list(islice(stream, size)):
+        yield part
 
 
 def run(config: Config) -> StageResult:
@@ -262,6 +303,7 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
         "bytes": sum(shard.size for shard in current),
         "frames": sum(shard.frames for shard in current),
         "scenes_not_read": len(failures),
+        "worker_peak_bytes": max((outcome["peak_bytes"] for outcome in outcomes if not outcome["skipped"]), default=0),
     }
     return result
 
@@ -283,6 +325,14 @@ def describe(config: Config, survey: Survey) -> Estimate:
     groups = groups_of(survey.sites, config.support_periods[:1], config.ingest.block_px)
     largest = max(groups, key=lambda group: group.window.width_px * group.window.height_px)
     needs = estimate.ingest(config, survey, (group.window for group in groups))
+    pixel = sum(pixel_bytes(config.source(name), look.frames) for name, look in survey.looks.items())
+    block = pixel * largest.window.width_px * largest.window.height_px
+    at_once = min(block, block_budget(config.ingest.memory_mb))
+    print(
+        f"[ingest] memory: the largest read holds {block / MB:.0f} MB decoded, {at_once / MB:.0f} MB of it at once; a "
+        f"worker stays below {config.ingest.memory_mb} MB (ingest.memory_mb), {config.ingest.workers} of them below "
+        f"{config.ingest.workers * config.ingest.memory_mb / 1024:.1f} GB"
+    )
     print(
         f"[ingest] {len(survey.sites) * len(config.periods)} sequences in {len(groups) * len(config.periods)} reads of "
         f"at most {largest.window.width_px} x {largest.window.height_px} px, {config.ingest.workers} at once, engine "

@@ -255,3 +255,41 @@ def test_a_scene_knows_the_address_of_its_item_without_anything_secret(link, bas
     served = item({"blue": {"href": "https://h/b.tif"}}, **BASELINE)
     served["links"] = [{"rel": "self", "href": link}] if link else []
     assert normalise(served, source("sentinel2"), "cat", base=base).item_href == expected
+
+
+def test_a_mask_that_asks_for_other_access_than_the_bands_is_done_without():
+    given = {"red": {"href": "https://open/r.tif"}, "cloud": {"href": "s3://requester-pays/cloud.jp2"}}
+    assert set(scene_assets(item(given, **BASELINE), source("sentinel2"))) == {"red"}
+    given["cloud"] = {"href": "https://open/cloud.tif"}
+    assert set(scene_assets(item(given, **BASELINE), source("sentinel2"))) == {"red", "cloud"}
+
+
+def test_optional_targets_by_the_keys_of_their_catalogs():
+    """JAXA's and Planetary Computer's keys of PALSAR-2, USDA's of CDL, PO.DAAC's file of GRACE."""
+    given = {key: {"href": f"https://x/{key}.tif", "proj:epsg": 32631} for key in ("HH", "HV", "linci", "mask")}
+    radar = normalise(item(given, **{"sar:observation_direction": "left"}), source("palsar2"), "cat")
+    assert {band: asset.key for band, asset in radar.assets.items()} == {
+        "hh": "HH",
+        "hv": "HV",
+        "lin": "linci",
+        "msk": "mask",
+    }
+    assert radar.facts["observation_direction"] == "left"
+    cropland = item({"cropland": {"href": "https://x/c.tif"}, "confidence": {"href": "https://x/d.tif"}})
+    assert scene_assets(cropland, source("cdl"))["land_cover"].href == "https://x/c.tif"
+    mascons = item({"0001": {"href": "https://archive/GRCTellus.JPL.nc"}, "meta": {"href": "https://archive/a.xml"}})
+    assert scene_assets(mascons, source("grace"))["store"].href.endswith(".nc")
+
+
+def test_a_granule_of_cmr():
+    """STAC 1.1 of NASA's CMR: version 002 as an underscore, data by https and s3, browse images beside it."""
+    given = {
+        "browse": {"href": "https://data.lpdaac.earthdatacloud.nasa.gov/a.png", "type": "image/png"},
+        "002/GEDI02_A_2019108080338": {"href": "https://data.lpdaac.earthdatacloud.nasa.gov/p/GEDI02_A_2019108.h5"},
+        "s3": {"href": "s3://lp-prod-protected/p/GEDI02_A_2019108.h5"},
+    }
+    times = {"datetime": "2019-04-18T08:03:38.000Z", "start_datetime": "2019-04-18T08:03:38.000Z"}
+    granule = {**item(given, collection="GEDI02_A_002", **times, end_datetime="2019-04-18T09:36:27.000Z")}
+    scene = normalise({**granule, "stac_version": "1.1.0"}, source("gedi"), "cat")
+    assert list(scene.assets) == ["data"] and scene.assets["data"].href.startswith("https://data.lpdaac")
+    assert scene.time_ms == parse_time_ms("2019-04-18T08:03:38Z") and scene.valid_ms[1] > scene.time_ms + 5_000_000

@@ -59,7 +59,7 @@ ITEMS = [
              32720, (10, 0, PT[0], 0, -10, PT[1]), (10980, 10980), S2_COLLECTION_1, 13),
     Expected("cassette_earth-search_sentinel-2-c1-l2a", "sentinel2", "2025-07-31T13:19:22.930Z", "swir16",
              "sentinel-2-c1-l2a/20/E/PT/2025/7/S2B_T20EPT_20250731T131905_L2A/B11.tif", 1e-4, -0.1, 0, "uint16",
-             32720, (20, 0, PT[0], 0, -20, PT[1]), (5490, 5490), S2_COLLECTION_1, 13),
+             32720, (20, 0, PT[0], 0, -20, PT[1]), (5490, 5490), S2_COLLECTION_1, 14),
     Expected("cassette_earth-search_sentinel-2-l1c", "sentinel2", "2025-07-31T13:19:22.930Z", "cirrus",
              "s3://sentinel-s2-l1c/tiles/20/E/PT/2025/7/31/0/B10.jp2", 1e-4, -0.1, 0, "uint16",
              32720, (60, 0, PT[0], 0, -60, PT[1]), (1830, 1830), S2_COLLECTION_1, 13),

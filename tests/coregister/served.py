@@ -17,6 +17,7 @@ Spoil = Callable[[str, int], int | str | None]
 class Server:
     def __init__(self, folder: Path, spoil: Spoil, demand: str | None) -> None:
         self.requests: list[str] = []
+        self.sent = 0
         self.authorizations: list[str | None] = []
         counts: dict[str, int] = {}
         lock = threading.Lock()
@@ -68,6 +69,7 @@ class Server:
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 if body:
+                    outer.sent += len(content)
                     self.wfile.write(content[: len(content) // 2] if fault == "truncate" else content)
                 if fault == "truncate":
                     self.close_connection = True

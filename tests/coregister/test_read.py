@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -171,3 +173,39 @@ def test_a_window_outside_of_its_block_is_refused(patchwork):
     _, parent, frames = patchwork
     with pytest.raises(ValueError, match="does not lie inside"):
         cut_rasters(frames, parent, window(100, 0, 40, 40), S2)
+
+
+def landsat(tmp_path, name, seed, row, time_ms, size=40):
+    path = write_raster(tmp_path / f"{name}.tif", noise((size, size), seed), LEFT, TOP - row * 300, 30)
+    facts = {"platform": "landsat-8", "wrs_path": 199, "sun_elevation": 40}
+    return scene_of("landsat", name, {"red": path}, time_ms=time_ms, facts=facts)
+
+
+def test_of_overlapping_landsat_rows_the_later_wins_and_the_other_is_its_fallback(tmp_path):
+    red = source("landsat", ["red"])
+    early, late = landsat(tmp_path, "early", 1, 0, DAY), landsat(tmp_path, "late", 2, 1, DAY + 24_000)
+    box = window(0, 0, 40, 80)
+    alone, _ = read_frames([late], box, red)
+    both, failures = read_frames([early, late], box, red)
+    assert not failures and both is not None and both.scene_ids == ("late+early",) and len(both.time_ms) == 1
+    covered = alone.values[0, 0] != 0
+    assert 0 < covered.sum() < covered.size
+    np.testing.assert_array_equal(both.values[0, 0][covered], alone.values[0, 0][covered])
+    assert (both.values[0, 0][~covered] > 0).any()
+    Path(late.assets["red"].href).write_bytes(b"II*\0 broken")
+    instead, failures = read_frames([early, late], box, red)
+    only, _ = read_frames([early], box, red)
+    assert [failure.scene_id for failure in failures] == ["late"] and instead.scene_ids == ("early",)
+    np.testing.assert_array_equal(instead.values, only.values)
+
+
+def test_a_scene_whose_offset_its_pixels_contradict_is_refused_and_replaced(tmp_path):
+    """The first says that -0.1 is still to be added to numbers of 100, which is water of 0.01."""
+    facts = {"datatake": "GS2A_1"}
+    wrong = sentinel2(tmp_path, "wrong", size=60, facts=facts, scale=1e-4, offset=-0.1)
+    for band in ("blue", "nir"):
+        write_raster(tmp_path / "wrong" / f"{band}.tif", np.full((60, 60), 100, np.uint16), LEFT, TOP, 10)
+    right = sentinel2(tmp_path, "right", size=50, facts=facts, scale=1e-4, offset=0.0)
+    frames, failures = read_frames([wrong, right], window(0, 0, 40, 40), S2)
+    assert frames.scene_ids == ("right",) and frames.offset[0, 0] == 0
+    assert failures[0].scene_id == "wrong" and "in the numbers already" in failures[0].reason

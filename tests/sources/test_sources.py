@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from math import cos, radians, sin
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from shapely import Point
 
 from pipelines.grid import parse_time_ms
-from pipelines.scenes import Scene
+from pipelines.scenes import Asset, Scene
 from pipelines.sources import SOURCES, Kind, source
 
 
@@ -102,3 +103,68 @@ def test_decibels_outside_of_the_valid_range_are_not_measured():
     decibel = s1.to_model_space(power, np.ones((1, 1)), np.zeros((1, 1)), -32768.0).ravel()
     assert np.isnan(decibel).tolist() == [True, False, False, False, True, True, True]
     np.testing.assert_allclose(decibel[2], 0, atol=1e-6)
+
+
+def test_of_overlapping_landsat_rows_the_nearest_zone_comes_first_then_the_latest():
+    """SPEC 1.2: closest UTM central longitude, then most recent."""
+    rank = source("landsat").rank
+
+    def row(time, epsg):
+        return replace(scene("landsat", time), assets={"red": Asset("/a.tif", "red", epsg=epsg)})
+
+    early, late = row("2020-06-01T10:59:31Z", 32631), row("2020-06-01T10:59:55Z", 32631)
+    other, far = row("2020-06-01T11:00:19Z", 32632), row("2020-06-01T11:00:43Z", 32601)
+    assert sorted([far, other, early, late], key=lambda s: rank(s, 32631)) == [late, early, other, far]
+    assert rank(far, 32660)[0] == 1  # zones 60 and 1 are neighbours
+
+
+def test_of_two_processings_of_one_tile_the_later_comes_first():
+    rank = source("sentinel2").rank
+    old = scene("sentinel2", processing_baseline="02.14", generated="2020-06-01T20:00:00Z")
+    again = scene("sentinel2", processing_baseline="05.00", generated="2023-01-01T20:00:00Z")
+    once_more = scene("sentinel2", processing_baseline="05.00", generated="2023-02-01T20:00:00Z")
+    own = scene("sentinel2", processing_baseline="99.99")
+    assert sorted([own, old, again, once_more], key=lambda s: rank(s, 32631)) == [once_more, again, old, own]
+
+
+def test_clouds_are_dropped_by_classification_and_by_probability():
+    trusted = source("sentinel2").trusted
+    scl, cloud = np.array([[4, 4, 9]], np.uint8), np.array([[49, 50, 0]], np.uint8)
+    assert trusted({"scl": scl, "cloud": cloud}).tolist() == [[True, False, False]]
+    assert trusted({"cloud": cloud}).tolist() == [[True, False, True]]
+    assert trusted({"scl": scl}).tolist() == [[True, True, False]] and trusted({}) is None
+
+
+def test_an_offset_that_is_in_the_numbers_already_is_contradicted_by_dark_pixels():
+    """Water of reflectance 0.01 beside land of 0.15, stored with the offset (DN + 1000) and without it."""
+    reflectance = np.where(np.arange(10_000) < 300, 0.01, 0.15).reshape(100, 100)
+    without = np.round(reflectance * 1e4).astype(np.uint16)[None]
+    scale, minus, zero = np.array([1e-4]), np.array([-0.1]), np.array([0.0])
+    contradiction = source("sentinel2").contradiction
+    assert contradiction(without + np.uint16(1000), scale, minus) is None
+    assert contradiction(without, scale, zero) is None
+    assert "in the numbers already" in contradiction(without, scale, minus)
+    assert contradiction(np.zeros((1, 100, 100), np.uint16), scale, minus) is None  # nothing measured
+
+
+def test_maps_of_classes_stand_beside_one_another_with_their_own_legends():
+    nlcd, cdl, worldcover = source("nlcd"), source("cdl"), source("worldcover")
+    assert len(nlcd.classes) == 16 and {11, 82, 95} <= set(nlcd.classes)  # SPEC 1.2
+    assert dict(zip(cdl.classes, cdl.class_names, strict=True))[24] == "winter wheat" and 81 not in cdl.classes
+    assert worldcover.classes == source("landcover").classes
+    for one in (nlcd, cdl, worldcover):
+        assert (one.kind, one.metric, one.loss_weight, one.regrid_px) == (Kind.CLASSES, "cross_entropy", 0.25, 3)
+        assert not one.is_input and one.band_names == ("land_cover",)
+
+
+def test_palsar_knows_its_side_and_trusts_what_its_mask_calls_valid():
+    palsar = source("palsar2")
+    right = scene("palsar2", orbit_state="ascending", observation_direction="right", relative_orbit=7)
+    assert palsar.geometry(right) == (sin(radians(-10)), cos(radians(-10)), 1.0)
+    assert palsar.acquisition_key(right) == palsar.acquisition_key(replace(right, scene_id="next frame of the path"))
+    assert palsar.trusted({"msk": np.array([0, 1, 5, 9], np.uint8)}).tolist() == [False, True, False, True]
+    # gamma0 = 10 log10(DN^2) - 83 dB: model space is half of it, shifted, which standardising undoes.
+    dn = np.array([1000, 4000], np.uint16).reshape(1, 1, 1, 2)
+    x = palsar.with_bands(["hh"]).to_model_space(dn, np.ones((1, 1)), np.zeros((1, 1)), 0).ravel()
+    gamma0 = 20 * np.log10([1000, 4000]) - 83
+    np.testing.assert_allclose(2 * np.diff(x), np.diff(gamma0), rtol=1e-6)

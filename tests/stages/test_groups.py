@@ -5,9 +5,10 @@ from dataclasses import replace
 from shapely import box
 
 from pipelines.config import Area, PlanConfig
-from pipelines.grid import Period
+from pipelines.grid import Period, Site, Window
 from pipelines.scenes import Asset, Scene
 from pipelines.stages.ingest import group_identity, groups_of
+from pipelines.stages.memory import block_budget, decoded_bytes, kept_bytes, parts_of, pixel_bytes, sparse, window_of
 from pipelines.stages.sites import draw_sites
 from tests.stages.worlds import YEAR, config
 
@@ -81,3 +82,59 @@ def test_a_group_is_known_by_what_its_pixels_come_from_and_nothing_else():
         key(code="d"),
     ]
     assert len({key(), *others}) == len(others) + 1
+
+
+def test_parts_hold_every_site_once_and_fit_unless_they_are_one_site():
+    group = max(groups_of(sites(), PERIODS, 256), key=lambda group: len(group.sites))
+
+    half = group.window.width_px * group.window.height_px / 2
+
+    def fits(part):
+        window = window_of(part)
+        return window.width_px * window.height_px <= half
+
+    parts = parts_of(group.sites, fits)
+    assert sorted(site for part in parts for site in part) == sorted(group.sites)
+    assert len(parts) > 1 and max(map(len, parts)) > 1
+    assert all(fits(part) or len(part) == 1 for part in parts)
+    assert parts_of(group.sites, lambda part: True) == [list(group.sites)]
+    assert all(len(part) == 1 for part in parts_of(group.sites, lambda part: False))
+
+
+def test_decoded_bytes_are_values_and_a_weight_of_every_acquisition_that_touches_the_window():
+    configured = config()
+    sources = {name: configured.source(name) for name in configured.sources}
+    window = groups_of(sites(), PERIODS, 256)[0].window
+    far = box(0, 0, 1, 1)
+
+    def scene(source, name, footprint, **facts):
+        return Scene(source, name, "here", "any", YEAR.start_ms, (0, 1), footprint, {}, facts)
+
+    scenes = {
+        "sentinel2": [  # two tiles of one datatake, one of another, one elsewhere
+            scene("sentinel2", "a", box(*AREA).buffer(1), datatake="GS2A_1"),
+            scene("sentinel2", "b", box(*AREA).buffer(1), datatake="GS2A_1"),
+            scene("sentinel2", "c", box(*AREA).buffer(1), datatake="GS2A_2"),
+            scene("sentinel2", "d", far, datatake="GS2A_3"),
+        ],
+        "era5": [scene("era5", "e", box(*AREA).buffer(1))],
+    }
+    px = window.width_px * window.height_px
+    assert decoded_bytes(scenes, window, sources) == px * 2 * (2 * 2 + 1)
+    assert pixel_bytes(sources["sentinel1"], 3) == 3 * (2 * 4 + 1)
+
+
+def test_the_budget_leaves_room_for_everything_else():
+    for memory_mb in (1024, 2048, 16384):
+        assert 0 < block_budget(memory_mb) + kept_bytes(memory_mb) < memory_mb * 2**20
+
+
+def test_sites_far_apart_are_read_apart():
+    def at(col, row):
+        return Site.at(Window(32631, 500_000 + 10 * col, 5_600_000 - 10 * row, 128, 128), "train")
+
+    assert not sparse([at(0, 0), at(300, 300)])  # within one block of a file
+    assert not sparse([at(128 * i, 128 * j) for i in range(8) for j in range(8)])
+    assert sparse([at(0, 0), at(1500, 1800)])
+    near, far = [at(0, 0), at(130, 0)], [at(1500, 1800)]
+    assert parts_of(far + near, lambda part: not sparse(part)) == [near, far]

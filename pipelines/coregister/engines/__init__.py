@@ -1,12 +1,14 @@
-"""Reading engines behind one interface: ``engine("stackstac")``, ``engine("rasterio")``."""
+"""Reading engines behind one interface: ``engine("cog")``, ``engine("rasterio")``, ``engine("stackstac")``."""
 
 from __future__ import annotations
 
 from pipelines.coregister.engines.base import Crop, Engine, FileGrid, Header, HeaderMismatch, read_header
+from pipelines.coregister.engines.cog import CogEngine
 from pipelines.coregister.engines.rasterio import RasterioEngine
 from pipelines.coregister.engines.stackstac import StackstacEngine
 
-ENGINES: dict[str, type[StackstacEngine] | type[RasterioEngine]] = {
+ENGINES: dict[str, type[StackstacEngine] | type[RasterioEngine] | type[CogEngine]] = {
+    "cog": CogEngine,
     "stackstac": StackstacEngine,
     "rasterio": RasterioEngine,
 }

@@ -17,12 +17,13 @@ class RasterioEngine:
     def read(self, crops: Sequence[Crop], threads: int) -> list[NDArray | Exception]:
         """See :class:`pipelines.coregister.engines.base.Engine`."""
         if len(crops) <= 1 or threads <= 1:
-            return [_read(crop) for crop in crops]
+            return [read_crop(crop) for crop in crops]
         with ThreadPoolExecutor(min(threads, len(crops))) as pool:
-            return list(pool.map(_read, crops))
+            return list(pool.map(read_crop, crops))
 
 
-def _read(crop: Crop) -> NDArray | Exception:
+def read_crop(crop: Crop) -> NDArray | Exception:
+    """One crop's pixels, or why there are none."""
     try:
         with rasterio.Env(**crop.gdal_env), rasterio.open(crop.href, sharing=False) as dataset:
             check_header(dataset, crop)

@@ -1,0 +1,143 @@
+"""A catalog as stac-geoparquet files: a continent is searched in this process, without paging through an API.
+
+One row an item: the item's top-level fields and its properties as columns, geometry as WKB, times as timestamps. Files
+are read in batches of rows, and only those that may touch the area and period by the columns ``bbox`` and ``datetime``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
+from functools import reduce
+from operator import and_
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
+from shapely import from_wkb
+from shapely.geometry import mapping
+from shapely.geometry.base import BaseGeometry
+
+from pipelines.catalogs.base import CatalogError, SceneSearch
+from pipelines.catalogs.items import collect
+from pipelines.catalogs.sign import Signer
+from pipelines.grid import Period, format_time
+from pipelines.sources.base import Kind, Source
+
+BATCH_ROWS = 1024
+_TOP = ("type", "stac_version", "stac_extensions", "id", "collection", "geometry", "bbox", "links", "assets")
+_LEFT_OUT = ("geometry", "bbox", "stac_extensions")
+_TIMELESS = (Kind.STATIC, Kind.CLASSES, Kind.TEXT)
+
+
+class SnapshotCatalog:
+    """Items of stac-geoparquet files."""
+
+    kind = "geoparquet"
+
+    def __init__(self, name: str, url: str, signer: Signer, storage_options: Mapping[str, Any] | None = None) -> None:
+        """A catalog; nothing is read yet.
+
+        Args:
+            name: in the configuration.
+            url: of a file, or a folder of files (partitions, at any depth); ``{collection}`` stands for the
+                collection that is searched.
+            signer: of the assets.
+            storage_options: for whatever opens the url (fsspec); credentials belong into the environment.
+        """
+        self.name, self.url, self.signer = name, url, signer
+        self.storage_options = dict(storage_options or {})
+
+    def search(
+        self, source: Source, collections: Sequence[str], area: BaseGeometry, period: Period | None
+    ) -> SceneSearch:
+        """See :class:`pipelines.catalogs.base.Catalog`."""
+        found = SceneSearch()
+        period = None if source.kind is Kind.STATIC else period
+        urls = dict.fromkeys(self.url.replace("{collection}", collection) for collection in collections)
+        bounds = None if source.kind in _TIMELESS else period
+        items = ((item, None) for url in urls for item in self._items(url, collections, area, bounds))
+        collect(found, items, source, self.name, area, period)
+        return found
+
+    def _items(
+        self, url: str, collections: Sequence[str], area: BaseGeometry, period: Period | None
+    ) -> Iterator[dict[str, Any]]:
+        try:
+            dataset = self._open(url)
+            wanted = _filter(dataset.schema, collections, area, period)
+            for batch in dataset.to_batches(filter=wanted, batch_size=BATCH_ROWS, batch_readahead=1):
+                for row in batch.to_pylist():
+                    item = item_of(row)
+                    if "collection" in item or len(collections) == 1:
+                        yield {"collection": collections[0], **item}
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise CatalogError(
+                f"catalog {self.name}: cannot read {url} as stac-geoparquet ({' '.join(str(error).split())[:300]}); "
+                f"check catalogs.{self.name}.url"
+            ) from error
+
+    def _open(self, url: str) -> pds.Dataset:
+        filesystem, path = fsspec.core.url_to_fs(url, **self.storage_options)
+        if not filesystem.exists(path):
+            raise FileNotFoundError(f"{url} does not exist")
+        # A name of files, not the protocol's: ".parquet" folders of partitions hold "part-0" files as well.
+        return pds.dataset(path, filesystem=filesystem, format="parquet", exclude_invalid_files=False)
+
+
+def _filter(
+    schema: pa.Schema, collections: Sequence[str], area: BaseGeometry, period: Period | None
+) -> pc.Expression | None:
+    """What the files' columns can say of an area and period; anything that may match is kept."""
+    west, south, east, north = area.bounds
+    parts = []
+    if "collection" in schema.names:
+        parts.append(pc.field("collection").isin(list(collections)))
+    if "bbox" in schema.names and pa.types.is_struct(schema.field("bbox").type):
+        names = {field.name for field in schema.field("bbox").type}
+        if {"xmin", "ymin", "xmax", "ymax"} <= names:
+            box = {name: pc.field("bbox", name) for name in ("xmin", "ymin", "xmax", "ymax")}
+            across = box["xmin"] > box["xmax"]  # RFC 7946: a box over the antimeridian
+            beside = (box["xmin"] <= east) & (box["xmax"] >= west)
+            touches = (across | beside) & (box["ymin"] <= north) & (box["ymax"] >= south)
+            parts.append(touches | box["xmin"].is_null())
+    if period is not None and "datetime" in schema.names and pa.types.is_timestamp(schema.field("datetime").type):
+        kind = schema.field("datetime").type
+        start, end = (
+            pa.scalar(datetime.fromtimestamp(ms / 1000, UTC).replace(tzinfo=UTC if kind.tz else None), kind)
+            for ms in (period.start_ms, period.end_ms)
+        )
+        moment = pc.field("datetime")
+        inside = (moment >= start) & (moment < end)
+        # An item with an interval may state its start as its moment: the interval decides, later.
+        interval = pc.field("start_datetime").is_valid() if "start_datetime" in schema.names else pc.scalar(False)
+        parts.append(inside | moment.is_null() | interval)
+    return reduce(and_, parts) if parts else None
+
+
+def item_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as the STAC item that it was made from.
+
+    Columns have every key that any item has; what is null in a row was not in its item.
+    """
+    item = {name: _plain(row[name]) for name in _TOP if name not in _LEFT_OUT and row.get(name) is not None}
+    properties = {name: _plain(value) for name, value in row.items() if name not in _TOP and value is not None}
+    nested = properties.pop("properties", None)  # older writers keep them as one column
+    item["properties"] = {**(nested or {}), **properties}
+    geometry = row.get("geometry")
+    item["geometry"] = mapping(from_wkb(geometry)) if isinstance(geometry, bytes) else geometry
+    return item
+
+
+def _plain(value: Any) -> Any:
+    """JSON-able, without what is null."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items() if part is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, datetime):
+        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return format_time(round(moment.timestamp() * 1000))
+    return value.isoformat() if isinstance(value, date) else value

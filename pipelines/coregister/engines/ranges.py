@@ -1,0 +1,117 @@
+"""Byte ranges of local files and of HTTP addresses, with as little work a byte as Python allows.
+
+Answers are read in one piece; connections are kept. Errors say the status code in GDAL's words, so that one
+classification serves all engines.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+
+CONNECT_S, READ_S = 10, 60
+CONNECTIONS = 32  # kept open to one host; more threads than this wait
+REDIRECTS = 5
+_TOTAL = re.compile(r"bytes \d+-\d+/(\d+)$")
+
+
+class ByteSource(Protocol):
+    """A file of which parts can be read.
+
+    Attributes:
+        identity: tells this version of the file from others; known after the first read.
+    """
+
+    identity: str
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes ``[start, end)``, fewer where the file ends before.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        ...
+
+
+def open_bytes(href: str) -> ByteSource:
+    """A source for a path or an ``http(s)://`` address."""
+    return HttpBytes(href) if href.startswith(("http://", "https://")) else LocalBytes(href)
+
+
+class LocalBytes:
+    """A file of this machine."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        state = os.stat(path)
+        self.identity = f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}"
+
+    def read(self, start: int, end: int) -> bytes:
+        """See :class:`ByteSource`."""
+        with open(self.path, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), end - start, start)
+
+
+class HttpBytes:
+    """An address that serves ranges."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.identity = ""
+        parts = urlsplit(url)
+        self._pool = _pool(parts.scheme, parts.hostname or "")
+
+    def read(self, start: int, end: int) -> bytes:
+        """See :class:`ByteSource`.
+
+        Raises:
+            ConnectionError: no answer, or one that broke off, or of another version of the file.
+            OSError: an answer that is no success.
+        """
+        try:
+            answer = self._pool.request(
+                "GET", self.url, headers={"Range": f"bytes={start}-{end - 1}"}, decode_content=False
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise ConnectionError(f"connection failed: {_cause(error)}") from error
+        if answer.status == 416:
+            return b""
+        if answer.status not in (200, 206):
+            raise OSError(f"HTTP response code: {answer.status}")
+        body = answer.data
+        total = _TOTAL.search(answer.headers.get("Content-Range", ""))
+        size = int(total[1]) if total else len(body)
+        identity = f"{answer.headers.get('ETag') or answer.headers.get('Last-Modified') or ''}-{size}"
+        if self.identity and identity != self.identity:
+            raise ConnectionError("connection was answered with another version of the file")
+        self.identity = identity
+        if answer.status == 200:  # a server without ranges
+            return body[start:end]
+        if len(body) != min(end, size) - start:
+            raise ConnectionError(f"connection broke off after {len(body)} bytes")
+        return body
+
+
+@lru_cache(maxsize=64)
+def _pool(scheme: str, host: str) -> urllib3.PoolManager:
+    settings: dict[str, Any] = {
+        "maxsize": CONNECTIONS,
+        "block": True,
+        "timeout": urllib3.Timeout(connect=CONNECT_S, read=READ_S),
+        # Failures are counted and classified by the caller, who tries again.
+        "retries": urllib3.Retry(total=REDIRECTS, connect=0, read=0, status=0, other=0, redirect=REDIRECTS),
+    }
+    proxy = None if proxy_bypass(host) else getproxies().get(scheme)
+    return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost words, without the address: it may hold a signature."""
+    inner = getattr(error, "reason", None)
+    return _cause(inner) if isinstance(inner, BaseException) else f"{type(error).__name__}: {error}".split("(url=")[0]

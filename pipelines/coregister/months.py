@@ -1,0 +1,220 @@
+r"""A store of hourly or daily maps, aggregated once to the months of a region.
+
+    python -m pipelines.coregister.months --out era5_months.zarr --bbox 4 50 6 52 --start 2021-01-01 --end 2022-01-01 \
+        --store gs://gcp-public-data-arco-era5/ar/full_37-1h-0p25deg-chunk-1.zarr-v3 \
+        --storage-options '{"token": "anon"}'
+
+The public ERA5 store has one chunk an hour and map: the year of any one place is all of its 36 GB a variable. Here
+every chunk is read once for the whole region, a day at a time in bounded memory, and the twelve monthly variables of
+each cell are kept in a small store that is read by place. Started again, it does the months that are not there yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from pipelines.coregister.climate import (
+    LATITUDE,
+    LONGITUDE,
+    MIN_DAYS,
+    MONTHLY,
+    PRECIPITATION,
+    SAMPLED,
+    series_of,
+    to_si,
+)
+from pipelines.grid import Period
+from pipelines.sources.era5 import SOURCE
+
+logger = logging.getLogger(__name__)
+CHUNK_CELLS = 32
+
+
+def aggregate(
+    store: str,
+    out: str,
+    bounds: tuple[float, float, float, float],
+    period: Period,
+    *,
+    options: dict[str, Any] | None = None,
+) -> int:
+    """Write the months of a region that are not written yet.
+
+    Args:
+        store: address of the hourly or daily store.
+        out: address of the monthly store, made where it does not exist.
+        bounds: west, south, east, north in degrees; a cell on each side is kept too.
+        period: months of which any day lies in it.
+        options: for opening ``store`` with xarray, ``storage_options`` among them.
+
+    Returns:
+        How many months were written.
+
+    Raises:
+        ValueError: the store holds nothing of the region, or ``out`` is of another region or store.
+    """
+    series = series_of(store, json.dumps(options or {}, sort_keys=True))
+    region = _region(series, bounds, store)
+    months = pd.period_range(*(pd.Timestamp(ms, unit="ms") for ms in (period.start_ms, period.end_ms - 1)), freq="M")
+    _prepare(out, store, region, months)
+    written = 0
+    for index, month in enumerate(months):
+        if _is_written(out, index):
+            continue
+        values = _month(region.sel(time=slice(month.start_time, month.end_time)), month)
+        if values is None:
+            logger.warning("%s holds less than %d %% of %s", store, 100 * MIN_DAYS, month)
+            continue
+        dims = ("time", "latitude", "longitude")
+        found = xr.Dataset({name: (dims, array[None].astype(np.float32)) for name, array in values.items()})
+        with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk that is missing is an error to the reader
+            found.to_zarr(out, region={"time": slice(index, index + 1)}, mode="r+")
+        written += 1
+    return written
+
+
+def _region(series: xr.Dataset, bounds: tuple[float, float, float, float], store: str) -> xr.Dataset:
+    west, south, east, north = bounds
+    names = [next((n for n in known if n in series.dims), None) for known in (LATITUDE, LONGITUDE)]
+    if None in names:
+        raise ValueError(f"{store} has no latitude and longitude; its dimensions are {tuple(series.sizes)}")
+    series = series.rename(dict(zip(names, ("latitude", "longitude"), strict=True)))
+    lat, lon = (series[name].to_numpy().astype(float) for name in ("latitude", "longitude"))
+    step = [float(np.abs(np.diff(marks)).min()) if marks.size > 1 else 360.0 for marks in (lat, lon)]
+    rows = np.flatnonzero((lat >= south - step[0]) & (lat <= north + step[0]))
+    # Longitudes may count from 0 to 360: distance is taken around the circle.
+    middle, half = (west + east) / 2, (east - west) / 2 + step[1]
+    cols = np.flatnonzero(np.abs((lon - middle + 180) % 360 - 180) <= half)
+    if not rows.size or not cols.size:
+        raise ValueError(f"{store} does not reach {bounds}")
+    return series.isel(latitude=rows, longitude=cols)
+
+
+def _prepare(out: str, store: str, region: xr.Dataset, months: pd.PeriodIndex) -> None:
+    """An empty monthly store; one that is there must be of the same store, cells and months."""
+    shape = len(months), region.sizes["latitude"], region.sizes["longitude"]
+    moments = months.to_timestamp().to_numpy().astype("datetime64[ns]")
+    coords = {"time": moments, "latitude": region["latitude"].to_numpy(), "longitude": region["longitude"].to_numpy()}
+    try:
+        there = xr.open_zarr(out, chunks=None)
+    except FileNotFoundError:
+        there = None
+    if there is not None:
+        same = there.attrs.get(MONTHLY) == store and all(
+            there[name].shape == values.shape and (there[name].to_numpy() == values).all()
+            for name, values in coords.items()
+        )
+        if not same:
+            raise ValueError(f"{out} is of another store, region or period than asked for; choose another address")
+        return
+    dims = ("time", "latitude", "longitude")
+    names = SOURCE.band_names
+    empty = xr.Dataset({name: (dims, np.full(shape, np.nan, np.float32)) for name in names}, coords, {MONTHLY: store})
+    chunks = (1, min(CHUNK_CELLS, shape[1]), min(CHUNK_CELLS, shape[2]))
+    encoding = {name: {"chunks": chunks, "_FillValue": np.nan} for name in names}
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        empty.to_zarr(out, mode="w-", encoding=encoding, consolidated=True, zarr_format=2)
+
+
+def _is_written(out: str, index: int) -> bool:
+    month = xr.open_zarr(out, chunks=None).isel(time=index)
+    return any(bool(np.isfinite(month[name].to_numpy()).any()) for name in month.data_vars)
+
+
+def _month(part: xr.Dataset, month: pd.Period) -> dict[str, NDArray[np.float64]] | None:
+    """The variables of every cell, a day of maps in memory at a time; None where the month is not there."""
+    sums: dict[str, _Sums] = {}
+    steps = len(part["time"])
+    often = steps > 1.5 * max(1, len(np.unique(part["time"].to_numpy().astype("datetime64[D]"))))
+    for day in _days(part):
+        for name, array in day.data_vars.items():
+            factor, shift = to_si(array, None)
+            quantity, ending = _meaning(str(name))
+            values = array.to_numpy().astype(np.float64) * factor + shift
+            sums.setdefault(f"{quantity}|{ending}", _Sums(values.shape[1:])).add(values, daily=quantity == _RAIN)
+    out: dict[str, NDArray[np.float64]] = {}
+    for key, total in sums.items():
+        quantity, ending = key.split("|")
+        found = {"sum": total.sum, "mean": total.mean(), "min": total.least, "max": total.greatest}
+        kinds = ("sum", "min", "max") if quantity == _RAIN else ("mean", "min", "max") if often else ("mean",)
+        for kind in (ending,) if ending else kinds:
+            enough = total.days >= MIN_DAYS * month.days_in_month
+            out[f"{quantity}_{kind}"] = np.where(enough, found[kind], np.nan)
+    return out if any(np.isfinite(values).any() for values in out.values()) else None
+
+
+_RAIN = "total_precipitation"
+
+
+def _meaning(name: str) -> tuple[str, str]:
+    """Quantity and, for a daily mean, least or greatest value, which."""
+    if name in PRECIPITATION:
+        return _RAIN, ""
+    for quantity, names in SAMPLED.items():
+        for known in names:
+            if name == known:
+                return quantity, ""
+            if name.startswith(f"{known}_") and name.removeprefix(f"{known}_") in ("mean", "min", "max"):
+                return quantity, name.rsplit("_", 1)[1]
+    raise AssertionError(f"{name} is no known variable")
+
+
+def _days(part: xr.Dataset) -> Iterator[xr.Dataset]:
+    days = part["time"].to_numpy().astype("datetime64[D]")
+    for day in np.unique(days):
+        yield part.isel(time=np.flatnonzero(days == day)).load()
+
+
+class _Sums:
+    """Running figures of one variable's cells; NaN is not measured."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.sum, self.count, self.days = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self.least, self.greatest = np.full(shape, np.inf), np.full(shape, -np.inf)
+
+    def add(self, day: NDArray[np.float64], *, daily: bool) -> None:
+        """A day's samples ``(T, y, x)``; ``daily``: their sum is the sample (precipitation)."""
+        known = ~np.isnan(day)
+        if daily:
+            day = np.where(known.any(axis=0), np.where(known, day, 0.0).sum(axis=0), np.nan)[None]
+            known = ~np.isnan(day)
+        self.sum += np.where(known, day, 0.0).sum(axis=0)
+        self.count += known.sum(axis=0)
+        self.days += known.any(axis=0)
+        self.least = np.minimum(self.least, np.where(known, day, np.inf).min(axis=0))
+        self.greatest = np.maximum(self.greatest, np.where(known, day, -np.inf).max(axis=0))
+
+    def mean(self) -> NDArray[np.float64]:
+        return np.divide(self.sum, self.count, out=np.full(self.sum.shape, np.nan), where=self.count > 0)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--storage-options", default="{}", help="JSON, for what opens the store's address")
+    parser.add_argument("--bbox", type=float, nargs=4, required=True, metavar=("WEST", "SOUTH", "EAST", "NORTH"))
+    parser.add_argument("--start", required=True)
+    parser.add_argument("--end", required=True)
+    parser.add_argument("--out", required=True)
+    given = parser.parse_args(arguments)
+    storage = json.loads(given.storage_options)
+    options = {"storage_options": storage} if storage else {}
+    period = Period.from_iso(given.start, given.end)
+    print(
+        f"{aggregate(given.store, given.out, tuple(given.bbox), period, options=options)} months written to {given.out}"
+    )
+
+
+if __name__ == "__main__":
+    main()

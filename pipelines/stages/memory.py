@@ -1,0 +1,92 @@
+"""How much memory reading takes, and how a group of sites is read in parts so that it stays within the bound.
+
+A part is read as one window, cut into its sites, written and forgotten before the next; parts of one group share the
+blocks on their seams, so that smaller parts cost no more bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from pipelines.grid import RESOLUTION_M, Site, Window
+from pipelines.scenes import Scene
+from pipelines.sources import Source
+from pipelines.sources.base import Kind
+
+MB = 2**20
+# Interpreter, Ray and libraries 0.4 GiB, crops of one batch of frames 0.1 GiB, what numba and HTTP hold: measured.
+FIXED_BYTES = 640 * MB
+# Of the bound, for compressed blocks that the next window shares (pipelines.coregister.engines.blocks).
+KEPT_SHARE = 0.25
+# Weights are stacked from their frames, and one frame is held twice for a moment.
+SLACK = 1.15
+# A window within one block of an archive's files (512 px mostly) costs the same bytes as a site in it.
+SMALL_PX, SPARSE = 512, 4
+
+
+def window_of(sites: Sequence[Site]) -> Window:
+    """The smallest window that holds all sites."""
+    west, south, east, north = zip(*(site.window.bounds_m for site in sites), strict=True)
+    width, height = max(east) - min(west), max(north) - min(south)
+    return Window(sites[0].window.epsg, min(west), max(north), width // RESOLUTION_M, height // RESOLUTION_M)
+
+
+def pixel_bytes(source: Source, frames: float) -> float:
+    """Decoded bytes of a pixel: values of every band and a byte of weight, of every frame."""
+    if source.kind not in (Kind.FRAMES, Kind.STATIC, Kind.CLASSES):
+        return 0.0
+    return frames * (len(source.bands) * np.dtype(source.dtype).itemsize + 1)
+
+
+def decoded_bytes(scenes: Mapping[str, Iterable[Scene]], window: Window, sources: Mapping[str, Source]) -> float:
+    """Bytes of everything that a window's scenes hold there, once decoded."""
+    outline, px = window.footprint(), window.width_px * window.height_px
+    total = 0.0
+    for name, found in scenes.items():
+        source = sources[name]
+        keys = {source.acquisition_key(s) for s in found if s.footprint is None or s.footprint.intersects(outline)}
+        total += px * pixel_bytes(source, len(keys))
+    return total
+
+
+def kept_bytes(memory_mb: int) -> int:
+    """For compressed blocks, of the memory of a worker."""
+    return int(memory_mb * MB * KEPT_SHARE)
+
+
+def block_budget(memory_mb: int) -> float:
+    """Decoded bytes that may be held at once under a bound; never less than an eighth of it."""
+    return max((memory_mb * MB - kept_bytes(memory_mb) - FIXED_BYTES) / SLACK, memory_mb * MB / 8)
+
+
+def sparse(sites: Sequence[Site]) -> bool:
+    """Whether sites are so far apart that reading their common window reads mostly what none of them needs."""
+    window = window_of(sites)
+    needed = sum(site.window.width_px * site.window.height_px for site in sites)
+    return max(window.shape) > SMALL_PX and window.width_px * window.height_px > SPARSE * needed
+
+
+def parts_of(sites: Sequence[Site], fits: Callable[[Sequence[Site]], bool]) -> list[list[Site]]:
+    """Neighbouring sites that can be read at once, as many together as can; a single site is always a part.
+
+    Args:
+        sites: of one zone.
+        fits: whether the common window of some sites can be read at once.
+    """
+    if len(sites) == 1 or fits(sites):
+        return [list(sites)]
+    window = window_of(sites)
+    wide = window.width_px >= window.height_px
+    west, south, east, north = window.bounds_m
+    middle = (west + east) / 2 if wide else (south + north) / 2
+
+    def first_half(site: Site) -> bool:
+        left, bottom, right, top = site.window.bounds_m
+        return (left + right) / 2 < middle if wide else (bottom + top) / 2 > middle
+
+    halves = [site for site in sites if first_half(site)], [site for site in sites if not first_half(site)]
+    if not all(halves):  # sites on top of one another
+        halves = list(sites[: len(sites) // 2]), list(sites[len(sites) // 2 :])
+    return parts_of(halves[0], fits) + parts_of(halves[1], fits)

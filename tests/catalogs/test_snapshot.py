@@ -1,0 +1,138 @@
+"""stac-geoparquet: the items that were written come back, whatever the writer, and only what is asked for is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from shapely import box, to_wkb
+from shapely.geometry import shape
+
+from pipelines.catalogs import CatalogError, open_catalog
+from pipelines.catalogs.sign import PlanetaryComputerSigner, Unsigned
+from pipelines.catalogs.snapshot import item_of
+from pipelines.grid import Period
+from pipelines.sources import source
+from tests.catalogs import static_world
+
+EVERYWHERE = box(-180, -90, 180, 90)
+YEAR = Period.calendar_year(2020)
+OPTICAL = source("sentinel2", ["blue"])
+TIMES = ("datetime", "start_datetime", "end_datetime")
+
+
+def write_snapshot(items: list[dict], path: Path) -> Path:
+    """Items as the stac-geoparquet specification 1.0 lays them out; written independently of the reader."""
+    rows = []
+    for item in items:
+        row = {name: item[name] for name in ("type", "stac_version", "id", "collection", "links", "assets")}
+        outline = shape(item["geometry"]) if item["geometry"] else None
+        row["geometry"] = to_wkb(outline) if outline else None
+        names = ("xmin", "ymin", "xmax", "ymax")
+        row["bbox"] = dict(zip(names, outline.bounds, strict=True)) if outline else None
+        for name, value in item["properties"].items():
+            moment = name in TIMES and value
+            row[name] = datetime.fromisoformat(value.replace("Z", "+00:00")).astimezone(UTC) if moment else value
+        rows.append(row)
+    keys = sorted({key for row in rows for key in row})
+    table = pa.Table.from_pylist([{key: row.get(key) for key in keys} for row in rows])
+    for name in set(TIMES) & set(table.column_names):
+        index = table.column_names.index(name)
+        table = table.set_column(index, name, table[name].cast(pa.timestamp("us", "UTC")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = static_world.write(tmp_path_factory.mktemp("world"))
+    out = tmp_path_factory.mktemp("snapshot")
+    items = {}
+    for name in ("optical", "weather"):
+        items[name] = [json.loads(path.read_text()) for path in sorted((folder / name / "items").glob("*.json"))]
+        for item in items[name]:
+            for asset in item["assets"].values():
+                asset["href"] = asset["href"].replace("../../..", str(folder.parent))
+        write_snapshot(items[name], out / name / "part-0.parquet")
+    write_snapshot([*items["optical"], *items["weather"]], out / "all.parquet")
+    return folder, out
+
+
+def key(scene):
+    return scene.scene_id, scene.time_ms, scene.valid_ms, sorted(scene.assets), scene.facts
+
+
+@pytest.mark.parametrize("url", ["{collection}", "{collection}/part-0.parquet", "all.parquet"])
+@pytest.mark.parametrize(
+    ("name", "area", "period"),
+    [
+        ("optical", EVERYWHERE, YEAR),
+        ("optical", EVERYWHERE, None),
+        ("optical", box(11.1, 50.1, 12.1, 50.2), YEAR),
+        ("optical", EVERYWHERE, Period.from_iso("2020-02-15T10:30:00Z", "2020-02-20T10:30:00.500Z")),
+        ("optical", box(0, 0, 1, 1), YEAR),
+        ("weather", box(10, 50, 11, 50.1), Period.from_iso("2019-06-01", "2021-06-01")),
+    ],
+)
+def test_a_snapshot_gives_the_scenes_of_the_catalog_that_it_was_made_from(world, url, name, area, period):
+    folder, out = world
+    wanted = OPTICAL if name == "optical" else source("era5")
+    told = open_catalog("cat", "static", str(folder)).search(wanted, [name], area, period)
+    found = open_catalog("cat", "geoparquet", f"{out}/{url}").search(wanted, [name], area, period)
+    assert [key(scene) for scene in found] == [key(scene) for scene in told]
+    assert [scene.footprint.equals(other.footprint) for scene, other in zip(found, told, strict=True)].count(False) == 0
+    asset, other = (next((s.assets[b] for s in result for b in s.assets), None) for result in (found, told))
+    assert (asset is None) == (other is None)
+    if asset is not None:
+        assert os.path.samefile(asset.href, other.href)
+        assert (asset.dtype, asset.nodata, asset.scale, asset.offset, asset.epsg, asset.transform, asset.extra) == (
+            (other.dtype, other.nodata, other.scale, other.offset, other.epsg, other.transform, other.extra)
+        )
+    for reason, count in found.refused.items():
+        assert told.refused[reason] == count
+
+
+def test_a_row_without_what_other_items_have_is_the_item_without_it():
+    item = item_of(
+        {
+            "id": "a",
+            "collection": "c",
+            "geometry": to_wkb(box(0, 0, 1, 1)),
+            "bbox": {"xmin": 0, "ymin": 0, "xmax": 1, "ymax": 1},
+            "datetime": datetime(2020, 5, 1, 10, 0, 0, 250_000),
+            "eo:cloud_cover": None,
+            "proj:code": "EPSG:32631",
+            "assets": {"red": {"href": "/r.tif", "nodata": 0, "proj:shape": [3, 4]}, "scl": None},
+        }
+    )
+    assert item["properties"] == {"datetime": "2020-05-01T10:00:00.250Z", "proj:code": "EPSG:32631"}
+    assert item["assets"] == {"red": {"href": "/r.tif", "nodata": 0, "proj:shape": [3, 4]}}
+    assert shape(item["geometry"]).bounds == (0, 0, 1, 1)
+
+
+def test_assets_are_signed_as_those_of_the_catalog_that_the_items_are_of(world):
+    _, out = world
+    assert isinstance(open_catalog("cat", "geoparquet", str(out)).signer, Unsigned)
+    signed = open_catalog("cat", "geoparquet", str(out), signer="planetary_computer")
+    assert isinstance(signed.signer, PlanetaryComputerSigner)
+    assert pickle.loads(pickle.dumps(signed)).url == signed.url
+
+
+def test_what_is_no_snapshot_is_one_clear_line(world, tmp_path):
+    (tmp_path / "a.parquet").write_text("no parquet")
+    for url in (tmp_path / "a.parquet", tmp_path / "absent.parquet"):
+        with pytest.raises(CatalogError, match=r"catalogs\.cat\.url") as error:
+            open_catalog("cat", "geoparquet", str(url)).search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+        assert "\n" not in str(error.value) and str(url) in str(error.value)
+    for options, said in (({"signer": "nobody"}, "'nobody'"), ({"page_items": 3}, "unknown 'page_items'")):
+        with pytest.raises(ValueError, match=said):
+            open_catalog("cat", "geoparquet", str(tmp_path), **options)
+    with pytest.raises(ValueError, match="give the file or folder"):
+        open_catalog("cat", "geoparquet", "")
