@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -18,7 +19,19 @@ LEFT, TOP = 500_000, 5_600_000
 DAY = 1_590_000_000_000
 
 
-def write_raster(path: Path, values: NDArray, left: float, top: float, step: float, epsg: int = EPSG, nodata=0) -> Path:
+BLOCKED = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+
+
+def write_raster(
+    path: Path,
+    values: NDArray,
+    left: float,
+    top: float,
+    step: float,
+    epsg: int = EPSG,
+    nodata=0,
+    layout: dict[str, Any] = BLOCKED,
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     profile = {
         "driver": "GTiff",
@@ -29,10 +42,7 @@ def write_raster(path: Path, values: NDArray, left: float, top: float, step: flo
         "crs": f"EPSG:{epsg}",
         "transform": Affine(step, 0, left, 0, -step, top),
         "nodata": nodata,
-        "tiled": True,
-        "blockxsize": 64,
-        "blockysize": 64,
-        "compress": "deflate",
+        **layout,
     }
     with rasterio.open(path, "w", **profile) as file:
         file.write(values, 1)

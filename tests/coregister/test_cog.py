@@ -9,14 +9,13 @@ from itertools import product
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.coregister.engines import Crop, FileGrid, HeaderMismatch, cog, engine
 from pipelines.coregister.engines.blocks import BLOCK_CACHE_BYTES, BlockCache
 from pipelines.coregister.engines.tiff import TooShort, Unsupported, parse
-from tests.coregister.files import EPSG, LEFT, TOP
+from tests.coregister.files import EPSG, LEFT, TOP, write_raster
 from tests.coregister.served import serve
 
 HEIGHT, WIDTH = 150, 133
@@ -27,19 +26,7 @@ def write(path, dtype="uint16", height=HEIGHT, width=WIDTH, nodata=0, seed=0, va
     if values is None:
         values = rng.normal(1000, 400, (height, width)).clip(1, 250 if np.dtype(dtype).itemsize == 1 else 9000)
         values = values.astype(dtype)
-    profile = {
-        "driver": "GTiff",
-        "dtype": values.dtype,
-        "count": 1,
-        "height": values.shape[0],
-        "width": values.shape[1],
-        "crs": f"EPSG:{EPSG}",
-        "transform": Affine(10, 0, LEFT, 0, -10, TOP),
-        "nodata": nodata,
-        **options,
-    }
-    with rasterio.open(path, "w", **profile) as file:
-        file.write(values, 1)
+    write_raster(path, values, LEFT, TOP, 10, nodata=nodata, layout=options)
     return values
 
 

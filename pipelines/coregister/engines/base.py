@@ -7,7 +7,8 @@ file, and the caller decides what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import isclose
 from typing import Protocol
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as FileWindow
 
-# How GDAL behaves over HTTP. EMPTY_DIR saves the probes for sidecar files (261 -> 109 requests, notes on raster
-# reading); retries here are few because the caller retries by class of failure; the cache is in bytes.
+# How GDAL behaves over HTTP. EMPTY_DIR saves the probes for sidecar files (261 -> 109 requests);
+# retries here are few because the caller retries by class of failure; the cache is in bytes.
 GDAL_ENV = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_HTTP_MAX_RETRY": 2,
@@ -143,12 +144,23 @@ class HeaderMismatch(Exception):
         return HeaderMismatch, (str(self), self.header)
 
 
+Reader = Callable[[Crop], NDArray | Exception]
+
+
 class Engine(Protocol):
     """Reads crops."""
 
     def read(self, crops: Sequence[Crop], threads: int) -> list[NDArray | Exception]:
         """The pixels of each crop ``(height, width)`` in its dtype, or why there are none, in the order given."""
         ...
+
+
+def in_threads(read: Reader, crops: Sequence[Crop], threads: int) -> list[NDArray | Exception]:
+    """Every crop by a function that reads one, some at a time; in the order given."""
+    if len(crops) <= 1 or threads <= 1:
+        return [read(crop) for crop in crops]
+    with ThreadPoolExecutor(min(threads, len(crops))) as pool:
+        return list(pool.map(read, crops))
 
 
 def header_of(dataset: DatasetReader, href: str) -> Header:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -24,7 +23,7 @@ from isal import isal_zlib
 from numba import njit
 from numpy.typing import NDArray
 
-from pipelines.coregister.engines.base import HEADER_BYTES, SMALL_FILE_BYTES, Crop, FileGrid
+from pipelines.coregister.engines.base import HEADER_BYTES, SMALL_FILE_BYTES, Crop, FileGrid, in_threads
 from pipelines.coregister.engines.blocks import BlockCache
 from pipelines.coregister.engines.ranges import ByteSource, open_bytes
 from pipelines.coregister.engines.rasterio import read_crop
@@ -112,10 +111,7 @@ class CogEngine:
 
     def read(self, crops: Sequence[Crop], threads: int) -> list[NDArray | Exception]:
         """See :class:`pipelines.coregister.engines.base.Engine`."""
-        if len(crops) <= 1 or threads <= 1:
-            return [_read(crop) for crop in crops]
-        with ThreadPoolExecutor(min(threads, len(crops))) as pool:
-            return list(pool.map(_read, crops))
+        return in_threads(_read, crops, threads)
 
 
 def _read(crop: Crop) -> NDArray | Exception:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import rasterio
 from numpy.typing import NDArray
 
-from pipelines.coregister.engines.base import Crop, check_header
+from pipelines.coregister.engines.base import Crop, check_header, in_threads
 
 
 class RasterioEngine:
@@ -16,10 +15,7 @@ class RasterioEngine:
 
     def read(self, crops: Sequence[Crop], threads: int) -> list[NDArray | Exception]:
         """See :class:`pipelines.coregister.engines.base.Engine`."""
-        if len(crops) <= 1 or threads <= 1:
-            return [read_crop(crop) for crop in crops]
-        with ThreadPoolExecutor(min(threads, len(crops))) as pool:
-            return list(pool.map(read_crop, crops))
+        return in_threads(read_crop, crops, threads)
 
 
 def read_crop(crop: Crop) -> NDArray | Exception:
