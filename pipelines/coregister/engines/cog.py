@@ -258,7 +258,7 @@ def _decode(image: TiffImage, piece: _Piece, content: bytes, out: NDArray) -> No
         try:
             # Inflating ends with the last row that is needed.
             content = isal_zlib.decompressobj().decompress(content, needed)
-        except isal_zlib.error as error:
+        except isal_zlib.error as error:  # type: ignore[misc]  # its stub calls the class an instance
             raise OSError(f"block {piece.block} cannot be inflated: {error}") from error
     if len(content) < needed:
         raise OSError(f"block {piece.block} holds {len(content)} bytes where {needed} are needed")
