@@ -21,252 +21,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.windows import Window as FileWindow
 
+from benchmarks.feeds import FEEDS, build_shards, measure_feed
+from benchmarks.readers import (
+    AREA_METHODS,
+    BANDS,
+    EPSG,
+    LEFT,
+    METHODS,
+    PATCH,
+    REFERENCES,
+    TOP,
+    Work,
+    build_granule,
+)
 from benchmarks.served import count, serving
 from pipelines.grid import Window
-
-EPSG, LEFT, TOP = 32631, 600_000, 5_700_000
-BLOCK = 1024
-PATCH = 128
-BANDS = ("red", "nir")
-# Of the notes on raster reading: what a year of one band compresses to.
-NOISE = 100.0
-DAY_MS = 86_400_000
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is read.
-
-    Attributes:
-        url: of the server.
-        side: of the files in pixels.
-        size: of a window in pixels.
-        row, col: of the first window, unaligned to the blocks.
-        dates: frames; each has two bands.
-        across: windows of the area along each side.
-        threads: of a reader.
-        share: part of the patches that patch-by-patch readers read.
-    """
-
-    url: str
-    side: int
-    size: int
-    row: int
-    col: int
-    dates: int
-    across: int
-    threads: int
-    share: int
-
-    @property
-    def hrefs(self) -> list[tuple[int, str, str]]:
-        """(date, band, address) of every asset."""
-        names = [(date, band) for date in range(self.dates) for band in BANDS]
-        return [(date, band, f"{self.url}/copy{index}-granule.tif") for index, (date, band) in enumerate(names)]
-
-    def window(self, row: int = 0, col: int = 0) -> Window:
-        """A window of the area."""
-        left, top = self.col + col * self.size, self.row + row * self.size
-        return Window(EPSG, LEFT + left * 10, TOP - top * 10, self.size, self.size)
-
-    @property
-    def pfb(self) -> int:
-        return (self.size // PATCH) ** 2 * self.dates * len(BANDS)
-
-
-def build_granule(folder: Path, side: int) -> Path:
-    """A file like a Sentinel-2 band: smooth ground with sensor noise, compressed about 1.45 to 1."""
-    path = folder / "granule.tif"
-    rng = np.random.default_rng(0)
-    profile = {
-        "driver": "GTiff",
-        "width": side,
-        "height": side,
-        "count": 1,
-        "dtype": "uint16",
-        "nodata": 0,
-        "crs": f"EPSG:{EPSG}",
-        "transform": Affine(10, 0, LEFT, 0, -10, TOP),
-        "tiled": True,
-        "blockxsize": BLOCK,
-        "blockysize": BLOCK,
-        "compress": "deflate",
-        "predictor": 2,
-        "num_threads": "all_cpus",
-    }
-    x = np.arange(side)
-    with rasterio.open(path, "w", **profile) as file:
-        for top in range(0, side, BLOCK):
-            rows = np.arange(top, min(top + BLOCK, side))[:, None]
-            ground = 2000 + 600 * np.sin(x / 90) + 500 * np.cos(rows / 70)
-            band = (ground + rng.normal(0, NOISE, ground.shape)).clip(1).astype(np.uint16)
-            file.write(band, 1, window=FileWindow(0, top, side, len(rows)))
-    return path
-
-
-# -- readers: each gives the pixels (date, band, y, x) of one window -------------------------------------------------
-
-
-def rasterio_windows(work: Work, window: Window) -> NDArray:
-    row, col = window_at(window)
-
-    def one(href: str) -> NDArray:
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"), rasterio.open(href) as file:
-            return file.read(1, window=FileWindow(col, row, window.width_px, window.height_px))
-
-    with ThreadPoolExecutor(work.threads) as pool:
-        layers = list(pool.map(one, [href for _, _, href in work.hrefs]))
-    return np.stack(layers).reshape(work.dates, len(BANDS), *window.shape)
-
-
-def stackstac_stack(work: Work, window: Window, chunk: int | None = None) -> NDArray:
-    import dask
-    import stackstac
-
-    stack = stackstac.stack(
-        stac_items(work, 1.0),
-        assets=list(BANDS),
-        epsg=EPSG,
-        resolution=10,
-        bounds=window.bounds_m,
-        snap_bounds=False,
-        rescale=False,
-        dtype=np.dtype("uint16"),
-        fill_value=np.uint16(0),
-        chunksize=chunk or window.width_px,
-        xy_coords=False,
-        properties=False,
-        band_coords=False,
-        errors_as_nodata=(),
-    )
-    with dask.config.set(scheduler="threads", num_workers=work.threads):
-        return stack.data.compute()
-
-
-def stackstac_patches(work: Work, window: Window) -> NDArray:
-    """Patch by patch, as a naive loader does; only a share of the patches is read."""
-    per_side = window.width_px // PATCH
-    for index in range(0, per_side**2, work.share):
-        row, col = divmod(index, per_side)
-        left, top = window.left_m + col * PATCH * 10, window.top_m - row * PATCH * 10
-        stackstac_stack(work, Window(EPSG, left, top, PATCH, PATCH))
-    return np.empty(0)
-
-
-def odc_stac_load(work: Work, window: Window) -> NDArray:
-    import odc.stac
-    import pystac
-
-    items = [pystac.Item.from_dict(item) for item in stac_items(work, 1.1)]
-    odc.stac.configure_rio(cloud_defaults=True)
-    found = odc.stac.load(
-        items, bands=list(BANDS), geobox=window.geobox, groupby="id", dtype="uint16", nodata=0, pool=work.threads
-    )
-    return np.stack([found[band].to_numpy() for band in BANDS], axis=1)
-
-
-def crops(work: Work, window: Window, engine: str) -> NDArray:
-    """Our engines alone: crops of files."""
-    from pipelines.coregister.engines import Crop, FileGrid
-    from pipelines.coregister.engines import engine as named
-
-    row, col = window_at(window)
-    grid = FileGrid(EPSG, LEFT, TOP, 10, -10, work.side, work.side)
-    wanted = [Crop(href, grid, "uint16", 0, col, row, window.width_px, window.height_px) for _, _, href in work.hrefs]
-    layers = named(engine).read(wanted, work.threads)
-    for layer in layers:
-        if isinstance(layer, Exception):
-            raise layer
-    return np.stack(layers).reshape(work.dates, len(BANDS), *window.shape)  # type: ignore[arg-type]
-
-
-def frames(work: Work, window: Window, engine: str) -> NDArray:
-    """Frames with weights, as ingest makes them."""
-    from pipelines.coregister import read_frames
-    from pipelines.sources import source
-
-    found, failures = read_frames(scenes(work), window, source("sentinel2", BANDS), engine=engine, threads=work.threads)
-    assert found is not None and not failures, failures
-    return found.values
-
-
-METHODS: dict[str, Callable[[Work, Window], NDArray]] = {
-    "stackstac, patch by patch": stackstac_patches,
-    "stackstac": stackstac_stack,
-    "odc-stac": odc_stac_load,
-    "rasterio windows": rasterio_windows,
-    "ours, cog crops": lambda work, window: crops(work, window, "cog"),
-    "ours, cog": lambda work, window: frames(work, window, "cog"),
-    "ours, rasterio": lambda work, window: frames(work, window, "rasterio"),
-    "ours, stackstac": lambda work, window: frames(work, window, "stackstac"),
-}
-REFERENCES = tuple(METHODS)[:4]
-AREA_METHODS = ("rasterio windows", "ours, cog")
-
-
-def window_at(window: Window) -> tuple[int, int]:
-    """Row and column of a window in the granule."""
-    return (TOP - window.top_m) // 10, (window.left_m - LEFT) // 10
-
-
-def stac_items(work: Work, version: float) -> list[dict[str, Any]]:
-    """Items of the dates, with projection fields 1.1 (STAC 1.0) or 2.0 (STAC 1.1)."""
-    crs = {"proj:epsg": EPSG} if version < 1.1 else {"proj:code": f"EPSG:{EPSG}"}
-    grid = {**crs, "proj:shape": [work.side] * 2, "proj:transform": [10, 0, LEFT, 0, -10, TOP]}
-    media = "image/tiff; application=geotiff; profile=cloud-optimized"
-    west, south, east, north = Window(EPSG, LEFT, TOP, work.side, work.side).footprint().bounds
-    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    items = []
-    for date in range(work.dates):
-        moment = f"2021-06-{date + 1:02d}T10:30:00Z"
-        assets = {band: {"href": href, "type": media, **grid} for day, band, href in work.hrefs if day == date}
-        items.append(
-            {
-                "type": "Feature",
-                "stac_version": "1.0.0" if version < 1.1 else "1.1.0",
-                "stac_extensions": [],
-                "id": f"date{date}",
-                "bbox": [west, south, east, north],
-                "geometry": {"type": "Polygon", "coordinates": [ring]},
-                "properties": {"datetime": moment},
-                "assets": assets,
-                "links": [],
-            }
-        )
-    return items
-
-
-def scenes(work: Work) -> list[Any]:
-    from pipelines.scenes import Asset, Scene
-
-    footprint = Window(EPSG, LEFT, TOP, work.side, work.side).footprint()
-    grid = {"epsg": EPSG, "transform": (10, 0, LEFT, 0, -10, TOP), "shape": (work.side, work.side)}
-    found = []
-    for date in range(work.dates):
-        assets = {
-            band: Asset(href, band, "uint16", 0, 1e-4, 0.0, **grid)  # type: ignore[arg-type]
-            for day, band, href in work.hrefs
-            if day == date
-        }
-        moment = date * DAY_MS
-        facts = {"datatake": f"GS2A_{date}"}
-        found.append(
-            Scene("sentinel2", f"date{date}", "cat", "c", moment, (moment, moment + 1), footprint, assets, facts)
-        )
-    return found
-
 
 # -- parts of the table ----------------------------------------------------------------------------------------------
 
@@ -279,7 +55,8 @@ def measure(work: Work, method: str, area: bool) -> dict[str, Any]:
     warm = Work(**{**vars(work), "size": PATCH, "dates": 1, "share": 1, "url": work.url})
     read(warm, warm.window())  # imports, compiled kernels, one connection
     cog.forget_files()
-    before = count(work.url) and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    count(work.url)  # starts the server's counts anew
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     places = [(row, col) for row in range(work.across) for col in range(work.across)] if area else [(0, 0)]
     checksum = 0
     wall, cpu = time.monotonic(), time.process_time()
@@ -397,168 +174,12 @@ def part_warp(size: int, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-# -- shards to batches -----------------------------------------------------------------------------------------------
-
-
-def build_shards(folder: Path, sequences: int) -> float:
-    """Shards of our format and plain Parquet of the same sequences; uncompressed MB of one sequence."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from pipelines.grid import Period
-    from pipelines.sequence import RasterFrames, Sequence
-    from pipelines.shards import write_shard
-    from pipelines.sources.sentinel2 import ALL_BANDS
-    from pipelines.storage import Storage
-
-    rng = np.random.default_rng(2)
-    count_, bands, size = 24, len(ALL_BANDS), PATCH
-    period = Period.calendar_year(2021)
-    y, x = np.mgrid[:size, :size]
-    storage = Storage(str(folder))
-    (folder / "plain").mkdir(parents=True, exist_ok=True)
-    per_shard = 8
-    for shard in range(-(-sequences // per_shard)):
-        parts, payloads = [], []
-        for index in range(shard * per_shard, min((shard + 1) * per_shard, sequences)):
-            ground = 2000 + 600 * np.sin((x + 9 * index) / 25) + 500 * np.cos(y / 17)
-            values = ground + rng.normal(0, NOISE, (count_, bands, size, size))
-            values = values.clip(1).astype(np.uint16)
-            time_ms = period.start_ms + np.arange(count_, dtype=np.int64) * 15 * DAY_MS
-            raster = RasterFrames(
-                values=values,
-                nodata=0.0,
-                weight=np.full((count_, size, size), 255, np.uint8),
-                time_ms=time_ms,
-                valid_ms=np.stack([time_ms, time_ms + 1], axis=1),
-                scale=np.full((count_, bands), 1e-4),
-                offset=np.zeros((count_, bands)),
-                geometry=np.empty((count_, 0), np.float32),
-                scene_ids=tuple(f"s{frame}" for frame in range(count_)),
-            )
-            window = Window(EPSG, LEFT + index * size * 10, TOP, size, size)
-            parts.append(Sequence(f"q{index}", window, period, "train", {"sentinel2": raster}))
-            payloads.append(values.tobytes())
-        write_shard(storage, f"shards/train/{shard:03d}.shard.parquet", parts, {}, code_digest="x")
-        table = pa.table({"payload": pa.array(payloads, pa.large_binary())})
-        pq.write_table(
-            table, folder / "plain" / f"{shard:03d}.parquet", row_group_size=1, compression="NONE", use_dictionary=False
-        )
-    return count_ * bands * size * size * 2 / 1e6
-
-
-def feed_config(folder: Path, passes: int, sequences: int) -> Any:
-    from pipelines.config import Config
-    from pipelines.sources.sentinel2 import ALL_BANDS
-
-    batch = 4
-    return Config.model_validate(
-        {
-            "root": str(folder),
-            "area": {"bbox": [4.0, 50.0, 4.1, 50.1]},
-            "periods": [["2021-01-01", "2022-01-01"]],
-            "catalogs": {"here": {"kind": "static", "url": "/none"}},
-            "sources": {"sentinel2": {"catalog": "here", "collections": ["any"], "bands": list(ALL_BANDS)}},
-            "train": {
-                "batch": batch,
-                "workers": 1,
-                "crop_px": PATCH,
-                "steps_per_draw": 1,
-                "steps": passes * sequences // batch,
-                "max_frames": {"sentinel2": 65},
-                "data_workers": 2,
-            },
-        }
-    )
-
-
-def measure_feed(folder: Path, method: str, sequences: int, mb: float, passes: int) -> dict[str, Any]:
-    """Uncompressed MB a second that arrive as batches of four; the first pass starts workers and is not counted."""
-    import ray
-
-    batches: Callable[[], Any]
-    if method == "torch DataLoader, 2 workers":
-        batches = lambda: torch_batches(folder)  # noqa: E731
-    else:
-        from pipelines.stages.session import quiet_ray_data
-
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-                 object_store_memory=2 * 2**30)  # fmt: skip
-        quiet_ray_data()
-        batches = (lambda: ray_parquet(folder)) if method == "ray.data.read_parquet" else (lambda: ours_(folder))
-
-    def ours_(folder: Path) -> Any:
-        from pipelines.shards import open_shards
-        from pipelines.stages.feed import Feed, pools_of
-        from pipelines.storage import Storage
-
-        config = feed_config(folder, 1, sequences)
-        pools = pools_of(open_shards(Storage(str(folder)), "shards").metadata(), False)
-        for raw in Feed(config, pools, 0, 1).batches(0):
-            yield raw.inputs["sentinel2"].values, raw.targets["sentinel2"].values
-
-    for _ in batches():
-        pass
-    start, seen = time.monotonic(), 0
-    for _ in range(passes):
-        for arrays in batches():
-            seen += sum(array.nbytes for array in arrays)
-    wall = time.monotonic() - start
-    return {"method": method, "mb_per_s": seen / 1e6 / wall, "mb": seen / 1e6, "wall_s": wall}
-
-
-def ray_parquet(folder: Path) -> Any:
-    """Binary payloads through Ray Data's own reader, four to a batch."""
-    import ray
-
-    dataset = ray.data.read_parquet(str(folder / "plain"))
-    for batch in dataset.iter_batches(batch_size=4, batch_format="numpy", prefetch_batches=2):
-        yield [np.frombuffer(payload, np.uint16).reshape(24, 13, PATCH, PATCH).copy() for payload in batch["payload"]]
-
-
-def torch_batches(folder: Path) -> Any:
-    """The same payloads through a map-style torch DataLoader with two workers."""
-    import torch
-
-    loader = torch.utils.data.DataLoader(PlainRows(folder), batch_size=4, num_workers=2)
-    for batch in loader:
-        yield [batch.numpy()]
-
-
-class PlainRows:
-    """Rows of the plain Parquet files as arrays."""
-
-    def __init__(self, folder: Path) -> None:
-        import pyarrow.parquet as pq
-
-        self.rows = [
-            (path, row)
-            for path in sorted((folder / "plain").glob("*.parquet"))
-            for row in range(pq.ParquetFile(path).num_row_groups)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> NDArray:
-        import pyarrow.parquet as pq
-
-        path, row = self.rows[index]
-        payload = pq.ParquetFile(path).read_row_group(row, use_threads=False)["payload"][0].as_buffer()
-        return np.frombuffer(payload, np.uint16).reshape(24, 13, PATCH, PATCH).copy()
-
-
-FEEDS = ("ray.data.read_parquet", "torch DataLoader, 2 workers", "ours")
-
-
 def part_feed(folder: Path, sequences: int, passes: int) -> list[dict[str, Any]]:
-    mb = build_shards(folder, sequences)
+    build_shards(folder, sequences)
     rows = []
     for method in FEEDS:
         try:
-            rows.append(
-                {"part": "feed", **in_a_process("feed", str(folder), method, str(sequences), str(mb), str(passes))}
-            )
+            rows.append({"part": "feed", **in_a_process("feed", str(folder), method, str(sequences), str(passes))})
         except RuntimeError as error:
             print(f"{method}: left out ({error})")
     return rows
@@ -636,8 +257,8 @@ def main() -> None:
 
 def _measure(part: str, *arguments: str) -> dict[str, Any]:
     if part == "feed":
-        folder, method, sequences, mb, passes = arguments
-        return measure_feed(Path(folder), method, int(sequences), float(mb), int(passes))
+        folder, method, sequences, passes = arguments
+        return measure_feed(Path(folder), method, int(sequences), int(passes))
     return measure(Work(**json.loads(arguments[0])), arguments[1], part == "area")
 
 

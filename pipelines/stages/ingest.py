@@ -119,12 +119,13 @@ class GroupReader:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """One group in, one row of figures out; an error becomes a row too, so that other groups go on."""
         group: SiteGroup = pickle.loads(row["group"])
-        start = time.monotonic()
+        start, cpu = time.monotonic(), time.process_time()
         try:
             outcome = self.process(group)
         except Exception as error:  # the driver reports it and ends with a non-zero status
             outcome = {"sites": len(group.sites), **failed_row(error)}
-        figures = {"group": group.group_id, "seconds": time.monotonic() - start, **_peak()}
+        seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu
+        figures = {"group": group.group_id, "seconds": seconds, "cpu_seconds": cpu_seconds, **_peak()}
         return {"outcome": json.dumps({**figures, **outcome})}
 
     def process(self, group: SiteGroup) -> dict[str, Any]:
@@ -303,6 +304,7 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
         "bytes": sum(shard.size for shard in current),
         "frames": sum(shard.frames for shard in current),
         "scenes_not_read": len(failures),
+        "cpu_seconds": sum(outcome["cpu_seconds"] for outcome in outcomes),
         "worker_peak_bytes": max((outcome["peak_bytes"] for outcome in outcomes if not outcome["skipped"]), default=0),
     }
     return result
