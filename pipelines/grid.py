@@ -222,15 +222,23 @@ class Site:
         site_id: stable name made from zone and position.
         window: usually 128 x 128 px; smaller where the area is.
         split: "train" or "test".
+        stratum: what it was drawn for; empty without strata.
+        periods: labels of the support periods of its sequences; empty: all.
     """
 
     site_id: str
     window: Window
     split: str
+    stratum: str = ""
+    periods: tuple[str, ...] = ()
 
     @classmethod
-    def at(cls, window: Window, split: str) -> Site:
-        return cls(f"{zone_name(window.epsg)}_{window.left_m}_{window.top_m}", window, split)
+    def at(cls, window: Window, split: str, stratum: str = "", periods: tuple[str, ...] = ()) -> Site:
+        return cls(f"{zone_name(window.epsg)}_{window.left_m}_{window.top_m}", window, split, stratum, periods)
+
+    def is_drawn_in(self, period: Period) -> bool:
+        """Whether it has a sequence of a period."""
+        return not self.periods or period.label in self.periods
 
 
 @dataclass(frozen=True, order=True)

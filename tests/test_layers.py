@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parent.parent
-FOUNDATION = {"sources", "grid", "scenes", "sequence", "storage", "config"}
+FOUNDATION = {"sources", "grid", "scenes", "sequence", "storage", "config", "config_errors"}
 MIDDLE = {"catalogs", "coregister", "shards", "products", "evaluation", "sandbox"}
 ENTRY = {"cli", "doctor"}
 # Within the foundation: scenes and sequences hold windows and periods, sources know scenes, the configuration sources.
@@ -17,7 +17,8 @@ BELOW = {
     "scenes": {"grid"},
     "sequence": {"grid"},
     "sources": {"grid", "scenes"},
-    "config": {"grid", "sources"},
+    "config_errors": set(),
+    "config": {"config_errors", "grid", "sources"},
     "doctor": FOUNDATION,
     "cli": FOUNDATION | {"stages", "doctor", "cluster"},
     "stages": FOUNDATION | MIDDLE,

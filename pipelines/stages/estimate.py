@@ -20,6 +20,7 @@ from pipelines.grid import Window
 from pipelines.sources.base import Kind
 from pipelines.stages.modelling import model_config
 from pipelines.stages.patches import lay_out
+from pipelines.stages.sites import count_sequences
 from pipelines.stages.survey import Survey
 
 TRAINING_PERIODS = 3  # valid periods that a step summarises: imaging targets, all others, the student's
@@ -68,8 +69,11 @@ def _size(count: float) -> str:
 
 
 def ingest(config: Config, survey: Survey, windows: Iterable[Window]) -> Estimate:
-    """Reading windows of every period and writing all frames of the sites at 10 m."""
-    pixels = sum(site.window.width_px * site.window.height_px for site in survey.sites) * len(config.periods)
+    """Reading windows, each in one period, and writing all frames of the sites at 10 m."""
+    periods = config.support_periods
+    pixels = sum(
+        site.window.width_px * site.window.height_px * count_sequences([site], periods) for site in survey.sites
+    )
     pixel_bytes = 0.0
     for name, look in survey.looks.items():
         source = config.source(name)
@@ -93,7 +97,7 @@ def embed(config: Config, survey: Survey) -> Estimate:
     tiles = len(survey.tiles) * len(config.periods)
     patches = list(lay_out(config.plan.tile_px, config.plan.tile_px, settings.patch_px, settings.margin_px))
     flop = embedding_flop(config, frames, patches[0].height) * len(patches) * tiles
-    windows = (tile.window.pad(settings.margin_px) for tile in survey.tiles)
+    windows = (tile.window.pad(settings.margin_px) for _ in config.periods for tile in survey.tiles)
     written = Estimate(written=tiles * config.plan.tile_px**2 * 64.0)
     return _reading(config, survey, windows, set(frames)) + _computing(config, flop, settings.gpus > 0) + written
 
@@ -101,7 +105,7 @@ def embed(config: Config, survey: Survey) -> Estimate:
 def _reading(config: Config, survey: Survey, windows: Iterable[Window], names: set[str]) -> Estimate:
     cost = config.cost
     looks = [look for name, look in survey.looks.items() if name in names]
-    native = sum(look.bytes_of(window, cost.block_px) for window in windows for look in looks) * len(config.periods)
+    native = sum(look.bytes_of(window, cost.block_px) for window in windows for look in looks)
     fetched = native / cost.compression
     return Estimate(fetched=fetched, cpu_hours=fetched / 1e9 * cost.cpu_seconds_per_gb / 3600)
 

@@ -46,9 +46,11 @@ from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
 from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
 from pipelines.stages.signing import signers
+from pipelines.stages.sites import count_sequences
 from pipelines.stages.sums import SequenceSums
 from pipelines.stages.survey import Survey
 from pipelines.stages.texts import TextVectors, encode_planned_texts
+from pipelines.stages.water import is_open_water
 from pipelines.storage import Storage
 
 SHARDS = "shards"
@@ -73,16 +75,17 @@ class SiteGroup:
 
 
 def groups_of(sites: list[Site], periods: list[Period], block_px: int) -> list[SiteGroup]:
-    """Sites grouped by zone, split and square of the grid, once for every period."""
+    """Sites grouped by zone, split and square of the grid, in every period that they were drawn in."""
     side_m = block_px * RESOLUTION_M
     groups: dict[tuple[int, str, int, int], list[Site]] = defaultdict(list)
     for site in sites:
         window = site.window
         groups[window.epsg, site.split, window.left_m // side_m, window.top_m // side_m].append(site)
     return [
-        SiteGroup(f"{epsg}_{col}_{row}_{split}_{period.label}", tuple(sorted(group)), period)
+        SiteGroup(f"{epsg}_{col}_{row}_{split}_{period.label}", drawn, period)
         for (epsg, split, col, row), group in sorted(groups.items())
         for period in periods
+        if (drawn := tuple(sorted(site for site in group if site.is_drawn_in(period))))
     ]
 
 
@@ -100,6 +103,7 @@ def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scen
         "text_encoder": config.ingest.text_encoder,
         "codec": config.ingest.codec,
         "sequences_per_shard": config.ingest.sequences_per_shard,
+        "drop_open_water": config.ingest.drop_open_water,
     }
     return identity(inputs=inputs, parameters=parameters, model_digest="", code_digest=code)
 
@@ -132,8 +136,8 @@ class GroupReader:
         """Read, cut, write.
 
         Returns:
-            ``shards`` on storage, ``empty`` sites without any input, ``failures`` of scenes, whether all was there
-            already (``skipped``).
+            ``shards`` on storage, sites that are ``empty`` (without any input) or open ``water``, ``failures`` of
+            scenes, whether all was there already (``skipped``).
 
         Raises:
             OutageError: what is missing may be there the next time; nothing was written.
@@ -152,8 +156,9 @@ class GroupReader:
                 return {**outcome, "skipped": True}
         sources = {name: config.source(name) for name in config.sources}
         empty: list[str] = []
+        water: list[str] = []
         failures: dict[ReadFailure, None] = {}
-        sequences = self._sequences(group, scenes, sources, empty, failures)
+        sequences = self._sequences(group, scenes, sources, empty, water, failures)
         shards = [
             self._write(storage, f"{prefix}-{index:03d}.shard.parquet", part, sources)
             for index, part in enumerate(batched(sequences, config.ingest.sequences_per_shard))
@@ -162,6 +167,7 @@ class GroupReader:
             "sites": len(group.sites),
             "shards": [asdict(shard) for shard in shards],
             "empty": sorted(empty),
+            "water": sorted(water),
             "failures": [asdict(failure) for failure in failures],
             "skipped": False,
         }
@@ -174,9 +180,10 @@ class GroupReader:
         scenes: dict[str, list[Scene]],
         sources: dict[str, Source],
         empty: list[str],
+        water: list[str],
         failures: dict[ReadFailure, None],
     ) -> Iterator[Sequence]:
-        """The group's sequences, part by part within the memory bound; books sites without input, and failures."""
+        """The group's sequences, part by part within the memory bound; books sites left out, and failures."""
         config = self.config
         budget = block_budget(config.ingest.memory_mb)
         keep_blocks(kept_bytes(config.ingest.memory_mb))
@@ -200,6 +207,9 @@ class GroupReader:
                 sequence = block.sequence(site.window, sequence_id=sequence_id, split=site.split)
                 if not any(source.is_input and name in sequence.rasters for name, source in sources.items()):
                     empty.append(site.site_id)
+                    continue
+                if config.ingest.drop_open_water and is_open_water(sequence, sources):
+                    water.append(site.site_id)
                     continue
                 if sequence.texts is not None:
                     texts = self.vectors.attach(sequence.texts) if self.vectors is not None else None
@@ -273,10 +283,12 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
         sequences = sum(shard.sequences for shard in shards)
         current += shards
         failures += outcome["failures"]
-        result.skipped += len(outcome["empty"]) + (sequences if outcome["skipped"] else 0)
+        result.skipped += len(outcome["empty"]) + len(outcome["water"]) + (sequences if outcome["skipped"] else 0)
         result.written += 0 if outcome["skipped"] else sequences
         if outcome["empty"]:
             reasons["no input source measured anything here in the period"] += len(outcome["empty"])
+        if outcome["water"]:
+            reasons["open water only (ingest.drop_open_water)"] += len(outcome["water"])
         if outcome["skipped"]:
             reasons["already on storage"] += sequences
     for failure in failures:
@@ -324,7 +336,7 @@ def current_shards(config: Config, split: str) -> list[str]:
 
 def describe(config: Config, survey: Survey) -> Estimate:
     """Print what ingest would do with a plan."""
-    groups = groups_of(survey.sites, config.support_periods[:1], config.ingest.block_px)
+    groups = groups_of(survey.sites, config.support_periods, config.ingest.block_px)
     largest = max(groups, key=lambda group: group.window.width_px * group.window.height_px)
     needs = estimate.ingest(config, survey, (group.window for group in groups))
     pixel = sum(pixel_bytes(config.source(name), look.frames) for name, look in survey.looks.items())
@@ -336,7 +348,7 @@ def describe(config: Config, survey: Survey) -> Estimate:
         f"{config.ingest.workers * config.ingest.memory_mb / 1024:.1f} GB"
     )
     print(
-        f"[ingest] {len(survey.sites) * len(config.periods)} sequences in {len(groups) * len(config.periods)} reads of "
+        f"[ingest] {count_sequences(survey.sites, config.support_periods)} sequences in {len(groups)} reads of "
         f"at most {largest.window.width_px} x {largest.window.height_px} px, {config.ingest.workers} at once, engine "
         f"{config.ingest.engine}; {needs.text(config)}"
     )

@@ -1,4 +1,5 @@
-"""Plan: which scenes exist, where sequences are drawn, which tiles are mapped. Nothing is read but catalogs.
+"""Plan: which scenes exist, where sequences are drawn, which tiles are mapped. Nothing is read but catalogs, and of
+texts the places.
 
 Writes ``plan/scenes/<cell>.parquet`` (one table per search cell, so that no later step needs the whole list),
 ``plan/sites.parquet``, ``plan/tiles.parquet`` and ``plan/plan.json``.
@@ -26,7 +27,8 @@ from pipelines.sources import source
 from pipelines.sources.base import Kind
 from pipelines.stages.earth import ground_of
 from pipelines.stages.session import Progress, StageResult, log, stable_json
-from pipelines.stages.sites import draw_sites, frame_to_sites, sites_to_frame
+from pipelines.stages.sites import count_sequences, draw_sites, frame_to_sites, sites_to_frame
+from pipelines.stages.strata import TextPoints
 from pipelines.stages.survey import Distinct, Survey, Tally, looks_from_dict, looks_to_dict
 from pipelines.storage import Storage
 
@@ -86,7 +88,9 @@ def plan_identity(config: Config, area: BaseGeometry) -> str:
         "sources": {name: part.model_dump() for name, part in config.sources.items()},
         "plan": config.plan.model_dump(),
         "seed": config.seed,
-        "code": code_digest("pipelines.stages.sites", "pipelines.stages.survey", "pipelines.catalogs"),
+        "code": code_digest(
+            "pipelines.stages.sites", "pipelines.stages.strata", "pipelines.stages.survey", "pipelines.catalogs"
+        ),
     }
     return hashlib.sha256(stable_json(parts).encode()).hexdigest()[:16]
 
@@ -164,26 +168,29 @@ def _survey(config: Config, result: StageResult, storage: Storage | None) -> tup
     progress = Progress("plan", "search cells")
     usable, refused = Distinct(), Distinct()
     tally = Tally(config, area)
+    texts = TextPoints.none()
     names = []
     for index, cell in enumerate(cells):
         scenes, cell_refused = search_scenes(config, cell, catalogs)
         usable.add(((scene.source, scene.scene_id) for scene in scenes), cell.row)
         refused.add(cell_refused, cell.row)
         tally.add(scenes, cell.area)
+        if config.plan.texts_first or config.plan.periods_per_site is not None:
+            texts = texts.joined(TextPoints.read(scenes, catalogs))
         if scenes and storage is not None:
             names.append(cell.name)
             _write_frame(storage, _scene_path(cell.name), scenes_to_frame(scenes))
         progress(index + 1, len(cells), f"{usable.counts.total()} scenes")
     counts = usable.counts
     _require_scenes(config, counts)
-    sites, tiles, refused_sites = lay_out(config)
+    sites, tiles, refused_sites = lay_out(config, texts)
     result.written, result.skipped = counts.total(), refused.counts.total()
     result.planned = result.written + result.skipped
     result.reasons = dict(refused.counts)
     result.details = {
         "scenes": dict(sorted(counts.items())),
         "sites": dict(Counter(site.split for site in sites)),
-        "sequences": len(sites) * len(config.periods),
+        "sequences": count_sequences(sites, config.support_periods),
         "tiles": len(tiles) * len(config.periods),
         "refused_sites": dict(refused_sites),
     }
@@ -195,15 +202,18 @@ def _survey(config: Config, result: StageResult, storage: Storage | None) -> tup
     return survey, names
 
 
-def lay_out(config: Config) -> tuple[list[Site], list[Tile], Counter[str]]:
+def lay_out(config: Config, texts: TextPoints | None = None) -> tuple[list[Site], list[Tile], Counter[str]]:
     """Sites and tiles of the area, for which no catalog is asked; how many sites were refused for which reason.
+
+    Without texts, sites are drawn as if there were none.
 
     Raises:
         ConfigError: for an area in which no site fits.
     """
     area = area_of(config)
     settings = config.plan.model_copy(update={"test_area": test_area_of(config)})
-    sites, refused = draw_sites(config.area or Area(bbox=area.bounds), settings, area, config.seed)
+    given = config.area or Area(bbox=area.bounds)
+    sites, refused = draw_sites(given, settings, area, config.seed, config.support_periods, texts)
     if not sites:
         raise ConfigError(
             f"plan.site_px: no site of {config.plan.site_px} px fits into the area; lower plan.site_px "
@@ -240,11 +250,14 @@ def _require_scenes(config: Config, counts: Counter[str]) -> None:
 
 
 def _print_layout(config: Config, sites: list[Site], tiles: list[Tile]) -> None:
-    periods, splits = len(config.periods), dict(Counter(site.split for site in sites))
-    px = sum(site.window.width_px * site.window.height_px for site in sites) * periods
-    tile_px = sum(tile.window.width_px * tile.window.height_px for tile in tiles) * periods
-    print(f"[plan] {len(sites)} sites {splits}, {len(sites) * periods} sequences, {px / 1e6:.1f} Mpx")
-    print(f"[plan] {len(tiles) * periods} tiles of {config.plan.tile_px} px ({tile_px / 1e4:.0f} km2)")
+    periods, splits = config.support_periods, dict(Counter(site.split for site in sites))
+    px = sum(site.window.width_px * site.window.height_px * count_sequences([site], periods) for site in sites)
+    tile_px = sum(tile.window.width_px * tile.window.height_px for tile in tiles) * len(periods)
+    print(f"[plan] {len(sites)} sites {splits}, {count_sequences(sites, periods)} sequences, {px / 1e6:.1f} Mpx")
+    if config.plan.strata:
+        shares = Counter(name for site in sites for name in site.stratum.split(";") if name)
+        print(f"[plan] sites by stratum: {', '.join(f'{name} {count}' for name, count in sorted(shares.items()))}")
+    print(f"[plan] {len(tiles) * len(periods)} tiles of {config.plan.tile_px} px ({tile_px / 1e4:.0f} km2)")
 
 
 def _scene_path(cell: str) -> str:

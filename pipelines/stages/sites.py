@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil, floor
 
 import geopandas as gpd
@@ -13,7 +16,8 @@ from shapely.geometry.base import BaseGeometry
 from shapely.prepared import prep
 
 from pipelines.config import Area, PlanConfig
-from pipelines.grid import RESOLUTION_M, WGS84, Site, Window, area_in_zone, transformer, zones_of
+from pipelines.grid import RESOLUTION_M, WGS84, Period, Site, Window, area_in_zone, transformer, zones_of
+from pipelines.stages.strata import WATER, Strata, TextPoints, choose_periods, on_land
 
 EARTH_RADIUS_M = 6_371_000.0
 MODEL_STRIDE_PX = 16
@@ -22,17 +26,30 @@ MODEL_STRIDE_PX = 16
 SPACING_TOLERANCE = 0.99
 
 
-def draw_sites(area: Area, plan: PlanConfig, geometry: BaseGeometry, seed: int) -> tuple[list[Site], Counter[str]]:
+def draw_sites(
+    area: Area,
+    plan: PlanConfig,
+    geometry: BaseGeometry,
+    seed: int,
+    periods: Sequence[Period] = (),
+    texts: TextPoints | None = None,
+) -> tuple[list[Site], Counter[str]]:
     """Sites in a reproducible random order, at most ``plan.sites`` of them, sorted by id.
 
     Args:
         area: says whether explicit windows were given; each is then a site of its own, or is cut into sites.
-        plan: size, spacing and test area.
+        plan: size, spacing, strata and test area.
         geometry: the area in WGS 84.
         seed: of the draw.
+        periods: support periods; a site of the test split has a sequence of each, one of the training split of
+            ``plan.periods_per_site`` of them.
+        texts: what ``plan.texts_first`` and the choice of periods go by.
 
     Returns:
         The sites, and how many candidates were refused for which reason.
+
+    Raises:
+        ConfigError: for files of polygons that cannot be used.
     """
     refused: Counter[str] = Counter()
     test_area = box(*plan.test_area) if plan.test_area else None
@@ -48,7 +65,14 @@ def draw_sites(area: Area, plan: PlanConfig, geometry: BaseGeometry, seed: int) 
         return [], refused
     order = np.random.default_rng(seed).permutation(len(candidates))
     candidates = [candidates[index] for index in order]
-    centres = _centres([window for window, _ in candidates])
+    counts = (texts or TextPoints.none()).counts([window for window, _ in candidates], periods)
+    if plan.texts_first:
+        first = np.argsort(counts.sum(axis=1) == 0, kind="stable")
+        candidates, counts = [candidates[index] for index in first], counts[first]
+    windows = [window for window, _ in candidates]
+    centres = _centres(windows)
+    strata = Strata(plan.strata, centres, geometry.bounds)
+    dry = None if plan.land is None else on_land(windows, plan.land, geometry.bounds)
     tree = cKDTree(_on_sphere(centres))
     gap_deg = plan.gap_m / 111_000
     taken = np.zeros(len(candidates), bool)
@@ -57,6 +81,12 @@ def draw_sites(area: Area, plan: PlanConfig, geometry: BaseGeometry, seed: int) 
         if len(sites) == plan.sites:
             refused["more than plan.sites"] += len(candidates) - index
             break
+        if dry is not None and not dry[index]:
+            refused[WATER] += 1
+            continue
+        if (reason := strata.refusal(index)) is not None:
+            refused[reason] += 1
+            continue
         split = "test" if is_test else "train"
         if test_area is not None:
             west, south, east, north = window.footprint().bounds
@@ -72,7 +102,11 @@ def draw_sites(area: Area, plan: PlanConfig, geometry: BaseGeometry, seed: int) 
             refused["closer than plan.spacing_m to another site"] += 1
             continue
         taken[index] = True
-        sites.append(Site.at(window, split))
+        site = Site.at(window, split, strata.take(index))
+        if split == "train" and plan.periods_per_site is not None:
+            lot = zlib.crc32(f"{seed} {site.site_id}".encode())
+            site = replace(site, periods=choose_periods(periods, counts[index], plan.periods_per_site, lot))
+        sites.append(site)
     return sorted(sites), refused
 
 
@@ -137,12 +171,19 @@ def _on_sphere(lonlat: np.ndarray) -> np.ndarray:
     return EARTH_RADIUS_M * unit
 
 
+def count_sequences(sites: Sequence[Site], periods: Sequence[Period]) -> int:
+    """Sequences of all sites: one a site and period that it was drawn in."""
+    return sum(site.is_drawn_in(period) for site in sites for period in periods)
+
+
 def sites_to_frame(sites: list[Site]) -> gpd.GeoDataFrame:
     """The site table."""
     return gpd.GeoDataFrame(
         {
             "site_id": [site.site_id for site in sites],
             "split": [site.split for site in sites],
+            "stratum": [site.stratum for site in sites],
+            "periods": [list(site.periods) for site in sites],
             **_window_columns([site.window for site in sites]),
         },
         geometry=[site.window.footprint() for site in sites],
@@ -162,6 +203,8 @@ def frame_to_sites(frame: gpd.GeoDataFrame) -> list[Site]:
             row.site_id,
             Window(int(row.epsg), int(row.left_m), int(row.top_m), int(row.width_px), int(row.height_px)),
             row.split,
+            row.stratum,
+            tuple(row.periods),
         )
         for row in frame.itertuples(index=False)
     ]

@@ -33,6 +33,14 @@ def test_every_site_is_read_once_in_every_period_and_with_its_own_split_and_zone
         assert len({(site.split, site.window.epsg) for site in group.sites}) == 1
 
 
+def test_a_site_is_read_in_the_periods_that_it_was_drawn_in_only():
+    drawn = [replace(site, periods=(PERIODS[index % 2].label,)) for index, site in enumerate(sites())]
+    groups = groups_of(drawn, PERIODS, 256)
+    read = [(site, group.period) for group in groups for site in group.sites]
+    assert len(read) == len(drawn)
+    assert all(site.periods == (period.label,) for site, period in read)
+
+
 def test_a_groups_window_holds_its_sites_and_is_bounded_by_the_block():
     for group in groups_of(sites(), PERIODS, 256):
         west, south, east, north = group.window.bounds_m
