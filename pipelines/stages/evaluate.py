@@ -6,6 +6,7 @@ import hashlib
 
 from pipelines.config import Config, ConfigError
 from pipelines.evaluation.labels import file_bytes
+from pipelines.evaluation.reduction import mean_reductions
 from pipelines.evaluation.report import write_report
 from pipelines.evaluation.scores_io import Score, write_scores
 from pipelines.products import code_digest, committed_tiles, identity
@@ -52,10 +53,17 @@ def run(config: Config) -> StageResult:
     for task in config.evaluate.tasks:
         scores += task_scores(config, task, points, features)
         result.written += 1
+    reductions = mean_reductions(scores)
+    scores += reductions
     checks = quality_checks(config, points, features[EMBEDDING])
     write_scores(storage, SCORES, scores)
     write_report(storage, REPORT, report_data(config, places, points, features[EMBEDDING], scores, checks))
-    result.details = {"points": len(points), "scores": len(scores), "checks": {c.name: c.value for c in checks}}
+    result.details = {
+        "points": len(points),
+        "scores": len(scores),
+        "mean_error_reduction": {str(row.shots): row.mean for row in reductions},
+        "checks": {c.name: c.value for c in checks},
+    }
     storage.write_json(EVALUATED, {"identity": key, "details": result.details})
     return result
 
