@@ -19,7 +19,8 @@ class Score:
 
     Attributes:
         task: ``land_cover`` ... ; a task's unsupervised variant is ``<task>_unsupervised``; ``mean`` is
-            the mean over the tasks with classes (of ``kappa_error_reduction`` only).
+            the mean over the tasks with classes (of ``kappa_error_reduction`` only), ``quality`` a
+            check of the maps (head ``check``).
         split: what was held out, such as ``test_region`` or ``groups``.
         shots: labels per class (per bin of a regression), or ``max``.
         head: ``knn1``, ``knn3``, ``linear``, ``threshold`` or ``best`` (of the others).
