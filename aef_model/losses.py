@@ -157,16 +157,26 @@ def consistency(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def contrast(place: Tensor, text: Tensor, present: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's symmetric cross-entropy between codes and texts of the (local) batch.
+    """CLIP's symmetric cross-entropy between codes and texts.
+
+    With ``torch.distributed`` the batch is the global one: rows of all processes are gathered with their gradient, so
+    every process must call this with the same shapes, and marks rows without a text as absent. A process's loss is
+    that of its own rows, scaled such that the mean over processes is the loss of the global batch.
 
     Args:
         place: ``(B, D)`` unit vectors.
         text: the same.
-        present: ``(B,)`` bool, rows that have a text; fewer than two of them give 0.
+        present: ``(B,)`` bool, rows that have a text; fewer than two of them in the global batch give 0.
         scale: factor on cosines.
     """
-    logits = (scale * place @ text.T).masked_fill(~present[None, :] | ~present[:, None], -1e4)
-    label = torch.arange(len(present), device=place.device)
-    each = F.cross_entropy(logits, label, reduction="none") + F.cross_entropy(logits.T, label, reduction="none")
-    count = present.sum()
-    return torch.where(present & (count > 1), each, 0.0).sum() / (2 * count.clamp_min(1))
+    rank, processes = world()
+    # One gather for both, so that the backward passes of all processes meet in one order.
+    places, texts = gather(torch.cat([place, text], dim=-1)).chunk(2, dim=-1)
+    there = gather(present.to(torch.int64)) > 0
+    label = torch.arange(len(present), device=place.device) + rank * len(present)
+    each = torch.zeros_like(place[:, 0])
+    for own, others in ((place, texts), (text, places)):
+        logits = (scale * own @ others.T).masked_fill(~there, -1e4)
+        each = each + F.cross_entropy(logits, label, reduction="none")
+    count = there.sum()
+    return processes * torch.where(present & (count > 1), each, 0.0).sum() / (2 * count.clamp_min(1))

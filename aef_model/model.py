@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from aef_model import losses
-from aef_model.batch import Batch, FrameSequence
+from aef_model.batch import Batch, FrameSequence, TextTarget
 from aef_model.blocks import Block
 from aef_model.bottleneck import check_kappa, sample_von_mises_fisher, to_unit
 from aef_model.check import check_batch, check_frames, check_period
@@ -64,7 +64,7 @@ class AlphaEarth(nn.Module):
     Distributed training: every parameter takes part in every step. Modules that a batch does not need (the decoder of
     an absent source, the projector of an input without frames, the text head) give a zero gradient through
     one multiplication by 0, so DistributedDataParallel needs no search for unused parameters. All processes must use
-    equal batch and patch sizes, because uniformity gathers the codes of the global batch; the text contrast is local.
+    equal batch and patch sizes, because uniformity and the text contrast gather the codes of the global batch.
 
     Args:
         cfg: what to build.
@@ -254,10 +254,13 @@ class AlphaEarth(nn.Module):
                 terms["consistency"] = losses.consistency(means[:, -1], student)
                 scale = cfg.consistency_every if self.training else 1
                 total = total + cfg.consistency_weight * scale * terms["consistency"]
-            if batch.text is not None and self.text_head is not None:
-                place = mean[batch.text.period][torch.arange(size, device=means.device), batch.text.row, batch.text.col]
-                there = self.text_head(batch.text.vector, batch.periods_ms[batch.text.period])
-                terms["text"] = losses.contrast(place, there, batch.text.present, self.text_head.temperature())
+            text = batch.text
+            if text is None and names and world()[1] > 1:  # all processes take part in the contrast, whoever has texts
+                text = _no_texts(names[0], size, cfg.text_dim, means.device)
+            if text is not None and self.text_head is not None:
+                place = mean[text.period][torch.arange(size, device=means.device), text.row, text.col]
+                there = self.text_head(text.vector, batch.periods_ms[text.period])
+                terms["text"] = losses.contrast(place, there, text.present, self.text_head.temperature())
                 total = total + cfg.text_weight * terms["text"]
         return Output(terms, total + self._touch_unused(batch))
 
@@ -336,6 +339,11 @@ def source_error(
 def _full_precision(device: torch.device) -> AbstractContextManager[object]:
     """No autocast. The device of shapes without numbers, on which work is counted, has none to begin with."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def _no_texts(period: str, batch: int, dim: int, device: torch.device) -> TextTarget:
+    nowhere = torch.zeros(batch, dtype=torch.int64, device=device)
+    return TextTarget(torch.zeros(batch, dim, device=device), nowhere, nowhere, nowhere > 0, period)
 
 
 def _own_sites(batch: int, device: torch.device) -> Tensor:

@@ -194,6 +194,7 @@ class TrainConfig(_Part):
     )
     max_frames: dict[str, int] = Field(default_factory=lambda: {"sentinel2": 65, "sentinel1": 17, "landsat": 21})
     max_targets: int = Field(1, ge=1, description="frames of each source held out and decoded (paper: 1)")
+    hold_out: bool = Field(True, description="false: targets stay among the inputs, for ablations only")
     shared_periods: bool = Field(True, description="imaging targets share one valid period, the others a second")
     whole_period: float = Field(0.75, ge=0, le=1, description="probability that a valid period is the support period")
     learning_rate: float = Field(3e-3, gt=0)

@@ -66,7 +66,19 @@ def test_a_node_of_the_cluster_holds_what_the_real_region_reads_at_once():
 
 
 def test_there_are_configurations():
-    assert {"sandbox", "sandbox_tiny", "region_earth_search", "real_fixtures"} <= {path.stem for path in CONFIGS}
+    assert {"sandbox", "sandbox_long", "sandbox_tiny", "region_earth_search", "real_fixtures"} <= {
+        path.stem for path in CONFIGS
+    }
+
+
+def test_the_long_run_is_of_the_same_earth_and_only_trains_otherwise():
+    short, long = (load_config(CONFIGS[0].parent / f"{name}.yaml") for name in ("sandbox", "sandbox_long"))
+    same = {"root", "catalogs", "sandbox", "train", "evaluate"}
+    assert short.model_dump(exclude=same) == long.model_dump(exclude=same)
+    assert short.sandbox.model_dump(exclude={"port"}) == long.sandbox.model_dump(exclude={"port"})
+    assert short.sandbox.port != long.sandbox.port and short.root != long.root
+    assert short.evaluate.tasks == long.evaluate.tasks
+    assert long.train.steps >= 10 * short.train.steps
 
 
 # -- what is wrong, and what is said ----------------------------------------------------------------------------------

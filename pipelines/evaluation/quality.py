@@ -134,6 +134,34 @@ def seam_ratio(embedding_HWD: Vectors, rows: list[int], cols: list[int], away_px
     return float(np.concatenate(across).mean() / max(float(np.concatenate(inside).mean()), 1e-9))
 
 
+def checkerboard_ratio(embedding_HWD: Vectors) -> float:
+    """Spectral power at the three Nyquist frequencies over that of their neighbours; 1 without a pattern.
+
+    A pattern that repeats every second row, column or both has its power exactly there; a landscape has no reason to.
+    Neighbours lie up to 4 bins away on the axes, and up to 2 bins in both directions for the diagonal one. Missing
+    pixels count as the mean.
+
+    Raises:
+        ValueError: for an image below 16 x 16 px.
+    """
+    rows, cols = (size // 2 * 2 for size in embedding_HWD.shape[:2])
+    if min(rows, cols) < 16:
+        raise ValueError(f"an image of {rows} x {cols} px is too small for a spectrum; 16 x 16 px are needed")
+    unit = _unit(embedding_HWD[:rows, :cols])
+    centred = np.nan_to_num(unit - np.nanmean(unit, axis=(0, 1)))
+    power = (np.abs(np.fft.fft2(centred, axes=(0, 1))) ** 2).sum(-1)
+    row, col = rows // 2, cols // 2
+    near = range(-2, 3)
+    places = [
+        ((row, 0), [(row - k, 0) for k in range(1, 5)]),
+        ((0, col), [(0, col - k) for k in range(1, 5)]),
+        ((row, col), [(row + k, (col + j) % cols) for k in near for j in near if (k, j) != (0, 0)]),
+    ]
+    peak = sum(power[at] for at, _ in places)
+    around = sum(np.mean([power[at] for at in others]) for _, others in places)
+    return float(peak / max(around, 1e-12))
+
+
 def neighbour_check(embedding_HWD: Vectors, parcels_HW: NDArray[np.integer]) -> list[Check]:
     """The two rows of the sub-pixel check."""
     near, far = (neighbour_cosine(embedding_HWD, parcels_HW, distance) for distance in (1, 2))

@@ -7,6 +7,7 @@ from html import escape
 
 from pipelines.evaluation import figures
 from pipelines.evaluation.quality import Check
+from pipelines.evaluation.reduction import MEAN, METRIC
 from pipelines.evaluation.scores_io import Score
 
 MAIN = ("balanced_accuracy", "r2")
@@ -73,10 +74,14 @@ def verdict(scores: Sequence[Score]) -> str:
             rows.append(f"<tr><td>{_title(task)}</td>{''.join(cell or '<td></td>' for cell in cells)}</tr>")
     if not rows:
         return ""
+    means = {score.shots: score.mean for score in scores if (score.task, score.metric) == (MEAN, METRIC)}
+    if means:
+        cells = [f"<td>{_less_error(means[shots])}</td>" if shots in means else "<td></td>" for shots in columns]
+        rows.append(f"<tr><td><b>mean, tasks with classes</b></td>{''.join(cells)}</tr>")
     head = "".join(f"<th>{_shots(shots)}</th>" for shots in columns)
     return (
         "<p>The embedding minus the best designed baseline of the same run (balanced accuracy or R\u00b2, "
-        "best head of each, held-out points).</p>"
+        "best head of each, held-out points). Less error: of the kappa-adjusted balanced error.</p>"
         f'<div class="scroll"><table class="verdict"><thead><tr><th>task</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
@@ -91,13 +96,17 @@ def _margin(scores: Sequence[Score], task: str, shots: int | str) -> str:
     gap = own.mean - rival.mean
     error = ""
     for score in scores:
-        if (score.task, score.shots, score.metric) == (task, shots, "error_reduction"):
-            error = f", {abs(score.mean):.0%} {'less' if score.mean > 0 else 'more'} error"
+        if (score.task, score.shots, score.metric) == (task, shots, METRIC):
+            error = f", {_less_error(score.mean)}"
     tone = "" if abs(gap) < 0.0005 else (' class="good"' if gap > 0 else ' class="bad"')
     return (
         f"<td{tone}>{gap:+.3f}{error}<small>{own.mean:.3f} against {rival.mean:.3f} of {_title(rival.features)}"
         "</small></td>"
     )
+
+
+def _less_error(reduction: float) -> str:
+    return f"{abs(reduction):.0%} {'less' if reduction > 0 else 'more'} error"
 
 
 def _best_rows(scores: Sequence[Score], task: str) -> list[Score]:

@@ -18,7 +18,9 @@ class Score:
     """One number of the evaluation.
 
     Attributes:
-        task: ``land_cover`` ... ; a task's unsupervised variant is ``<task>_unsupervised``.
+        task: ``land_cover`` ... ; a task's unsupervised variant is ``<task>_unsupervised``; ``mean`` is
+            the mean over the tasks with classes (of ``kappa_error_reduction`` only), ``quality`` a
+            check of the maps (head ``check``).
         split: what was held out, such as ``test_region`` or ``groups``.
         shots: labels per class (per bin of a regression), or ``max``.
         head: ``knn1``, ``knn3``, ``linear``, ``threshold`` or ``best`` (of the others).

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -124,6 +124,9 @@ def draw_for(head: Sequence, sources: Mapping[str, Source], train: TrainConfig, 
         also=(TEXT,),
         max_targets=train.max_targets,
     )
+    if not train.hold_out:
+        seen = {name: np.union1d(index, draw.target.get(name, index)) for name, index in draw.frames.items()}
+        draw = replace(draw, frames=seen)
     none = np.empty(0, np.int64)
     frames = {name: np.concatenate([draw.frames.get(name, none), draw.target.get(name, none)]) for name in head.rasters}
     return Drawn(draw, frames)

@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 
 from pipelines.config import Config
 from pipelines.evaluation.labels import pair_years
-from pipelines.evaluation.quality import Check, neighbour_check, pair_cosine, seam_ratio, vector_checks
+from pipelines.evaluation.quality import (
+    Check,
+    checkerboard_ratio,
+    neighbour_check,
+    pair_cosine,
+    seam_ratio,
+    vector_checks,
+)
 from pipelines.grid import RESOLUTION_M, Tile
 from pipelines.stages.pictures import View, embedding_view
 from pipelines.stages.plan import Plan
@@ -25,10 +32,11 @@ def quality_checks(config: Config, points: pd.DataFrame, vectors: NDArray[np.flo
     storage = Storage(config.root)
     period = config.support_periods[-1]
     tiles = Plan.load(config).tiles()
-    seams, truths = [], []
+    seams, boards, truths = [], [], []
     for view in _fine_views(tiles):
         image = embedding_view(storage, view, period.label)
         if np.isfinite(image).all(axis=-1).mean() > 0.5:
+            boards.append(checkerboard_ratio(image))
             inner = view.window.height_px // 2
             try:
                 seams.append(seam_ratio(image, [inner], [inner]))
@@ -40,6 +48,9 @@ def quality_checks(config: Config, points: pd.DataFrame, vectors: NDArray[np.flo
     if seams:
         middle = float(np.median(seams))
         checks.append(Check("seam ratio at tile corners", middle, "0.80 to 1.25", 0.8 <= middle <= 1.25))
+    if boards:
+        board = float(np.median(boards))
+        checks.append(Check("power at the Nyquist frequency over its neighbours", board, "about 1", board < 3))
     if truths:
         image = np.concatenate([one for one, _ in truths])
         offsets = np.cumsum([0, *(parts.max() for _, parts in truths[:-1])])

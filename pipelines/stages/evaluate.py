@@ -6,6 +6,8 @@ import hashlib
 
 from pipelines.config import Config, ConfigError
 from pipelines.evaluation.labels import file_bytes
+from pipelines.evaluation.quality import Check
+from pipelines.evaluation.reduction import mean_reductions
 from pipelines.evaluation.report import write_report
 from pipelines.evaluation.scores_io import Score, write_scores
 from pipelines.products import code_digest, committed_tiles, identity
@@ -52,12 +54,27 @@ def run(config: Config) -> StageResult:
     for task in config.evaluate.tasks:
         scores += task_scores(config, task, points, features)
         result.written += 1
+    reductions = mean_reductions(scores)
+    scores += reductions
     checks = quality_checks(config, points, features[EMBEDDING])
-    write_scores(storage, SCORES, scores)
+    write_scores(storage, SCORES, scores + check_rows(checks, len(points)))
     write_report(storage, REPORT, report_data(config, places, points, features[EMBEDDING], scores, checks))
-    result.details = {"points": len(points), "scores": len(scores), "checks": {c.name: c.value for c in checks}}
+    result.details = {
+        "points": len(points),
+        "scores": len(scores),
+        "mean_error_reduction": {str(row.shots): row.mean for row in reductions},
+        "checks": {c.name: c.value for c in checks},
+    }
     storage.write_json(EVALUATED, {"identity": key, "details": result.details})
     return result
+
+
+def check_rows(checks: list[Check], points: int) -> list[Score]:
+    """The checks of the maps as rows of the score file: task ``quality``, head ``check``, the metric is their name."""
+    return [
+        Score("quality", "all", "max", "check", EMBEDDING, check.name, check.value, None, None, points)
+        for check in checks
+    ]
 
 
 def evaluation_identity(config: Config) -> str:

@@ -19,6 +19,23 @@ def test_neighbour_cosine_of_a_checkerboard_is_caught():
     assert quality.neighbour_check(np.ones((8, 8, 3)), np.ones((8, 8), int))[0].passed is True
 
 
+def test_a_pattern_of_every_second_pixel_is_seen_in_the_spectrum():
+    rng = np.random.default_rng(1)
+    field = rng.normal(size=(65, 64, 8))
+    for axis in (0, 1):  # a smooth landscape
+        field = sum(np.roll(field, shift, axis) for shift in range(-2, 3))
+    field[:5, :5] = np.nan
+    assert 0.3 < quality.checkerboard_ratio(field) < 3
+    row, col = np.indices((65, 64))
+    for pattern in (row % 2, col % 2, (row + col) % 2):
+        board = field + 2 * pattern[..., None]
+        assert quality.checkerboard_ratio(board) > 10
+    slow = field + 2 * (row // 2 % 2)[..., None]
+    assert quality.checkerboard_ratio(slow) < 3
+    with pytest.raises(ValueError, match="too small"):
+        quality.checkerboard_ratio(field[:8])
+
+
 def test_neighbour_cosine_equals_a_loop_and_skips_borders_unlabelled_and_missing():
     rng = np.random.default_rng(0)
     field, parcels = unit(rng.normal(size=(9, 7, 4))), rng.integers(0, 3, (9, 7))

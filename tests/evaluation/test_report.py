@@ -70,7 +70,18 @@ def scores():
             ]
         reduction = 1 - (1 - own) / (1 - rival)
         rows.append(
-            Score("land_cover", "test_sites", shots, "best", "embedding", "error_reduction", reduction, None, None, 99)
+            Score(
+                "land_cover",
+                "test_sites",
+                shots,
+                "best",
+                "embedding",
+                "kappa_error_reduction",
+                reduction,
+                None,
+                None,
+                99,
+            )
         )
     return rows
 

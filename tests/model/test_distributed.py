@@ -7,13 +7,31 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from aef_model import AlphaEarth, ModelConfig
-from aef_model.losses import uniformity
+from aef_model.losses import contrast, uniformity
 from aef_model.summary import CodeNorm
 
 
 def codes():
     g = torch.Generator().manual_seed(1)
     return torch.nn.functional.normalize(torch.randn(4, 3, 64, generator=g), dim=-1)
+
+
+def texts():
+    """Codes, their texts and which there are: three in the first process's half, one in the second's."""
+    g = torch.Generator().manual_seed(2)
+    place, text = torch.nn.functional.normalize(torch.randn(2, 8, 16, generator=g), dim=-1)
+    present = torch.tensor([True, True, False, True, False, False, True, False])
+    return place, text, present, torch.tensor(10.0)
+
+
+def contrasted(rows=slice(None)):
+    """The loss of some rows, and its gradients to places, texts and scale."""
+    place, text, present, scale = texts()
+    place, text = (x[rows].clone().requires_grad_() for x in (place, text))
+    scale.requires_grad_()
+    loss = contrast(place, text, present[rows], scale)
+    loss.backward()
+    return loss.detach(), place.grad, text.grad, scale.grad
 
 
 def work(rank, folder):
@@ -42,6 +60,7 @@ def work(rank, folder):
         parallel(batch, torch.Generator().manual_seed(rank), step=step).total.backward()
     gradients = [p.grad for p in model.parameters()]
     found = {"loss": loss.detach(), "grad": mine.grad / 2, "model": gradients}
+    found["contrast"] = contrasted(slice(4 * rank, 4 * rank + 4))
     found |= {"normed": normed.detach(), "norm_grad": skewed.grad, "mean": norm.mean, "variance": norm.variance}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
@@ -57,6 +76,13 @@ def test_two_processes_act_as_one_batch_and_miss_no_source(tmp_path):
     loss.backward()
     torch.testing.assert_close((a["loss"] + b["loss"]) / 2, loss.detach())
     torch.testing.assert_close(torch.cat([a["grad"], b["grad"]]), together.grad)
+    whole, halves = contrasted(), zip(a["contrast"], b["contrast"], strict=True)
+    (la, lb), (pa, pb), (ta, tb), (sa, sb) = halves
+    assert whole[0] > 0.5
+    torch.testing.assert_close((la + lb) / 2, whole[0])
+    torch.testing.assert_close(torch.cat([pa, pb]) / 2, whole[1])
+    torch.testing.assert_close(torch.cat([ta, tb]) / 2, whole[2])
+    torch.testing.assert_close((sa + sb) / 2, whole[3])
     norm = CodeNorm(64)
     skewed = (codes() * 3 + 1).requires_grad_()
     normed = norm(skewed)

@@ -209,3 +209,17 @@ def test_texts_lie_within_the_crop_and_are_met_more_often_than_by_chance():
 def test_without_texts_there_is_no_text_target():
     batch, _ = batch_of(0, texts=False)
     assert batch.text is None
+
+
+def test_without_holding_out_the_targets_are_among_the_inputs():
+    open_book = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"hold_out": False})})
+    for seed in range(4):
+        held, shown = (drawn(sequence(CONFIG, 0), seed, settings)[1].draw for settings in (CONFIG, open_book))
+        target = held.target["sentinel2"]
+        assert not np.isin(target, held.frames["sentinel2"]).any()
+        assert (shown.target["sentinel2"] == target).all()
+        assert set(shown.frames["sentinel2"]) == {*held.frames["sentinel2"], *target}
+    batch, samples = batch_of(settings=open_book)
+    for index, (_, draw, _) in enumerate(samples):
+        frame = place(batch.targets["sentinel2"].values[index])[0]
+        assert (frame == draw.draw.target["sentinel2"][0]).all()
