@@ -23,7 +23,7 @@ import pipelines.coregister
 import pipelines.shards
 import pipelines.sources
 from pipelines.config import Config, ConfigError
-from pipelines.coregister import ReadFailure, keep_blocks, read_block
+from pipelines.coregister import ReadDoubt, ReadFailure, keep_blocks, read_block
 from pipelines.grid import RESOLUTION_M, Period, Site, Window
 from pipelines.products.identity import code_digest, identity
 from pipelines.scenes import Scene
@@ -44,7 +44,7 @@ from pipelines.stages.memory import (
 )
 from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
-from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
+from pipelines.stages.session import Progress, StageResult, failed_row, log, ray_session, stop_if_root_failed
 from pipelines.stages.signing import signers
 from pipelines.stages.sums import SequenceSums
 from pipelines.stages.survey import Survey
@@ -54,6 +54,8 @@ from pipelines.storage import Storage
 SHARDS = "shards"
 FAILURES = "reports/ingest_failures.json"
 """Every scene that could not be read, with its reason."""
+DOUBTS = "reports/ingest_doubts.json"
+"""Every scene that was used although its pixels look wrong, with the reason and in how many groups."""
 STATISTICS = "shards/statistics.json"
 CURRENT = "shards/current.json"
 
@@ -95,6 +97,7 @@ def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scen
             name: [(scene.scene_id, scene.scaling()) for scene in found] for name, found in sorted(scenes.items())
         },
         "bands": {name: config.source(name).band_names for name in sorted(config.sources)},
+        "clouds": {name: part.cloud_percent for name, part in sorted(config.sources.items()) if part.cloud_percent},
     }
     parameters = {
         "text_encoder": config.ingest.text_encoder,
@@ -131,8 +134,8 @@ class GroupReader:
         """Read, cut, write.
 
         Returns:
-            ``shards`` on storage, ``empty`` sites without any input, ``failures`` of scenes, whether all was there
-            already (``skipped``).
+            ``shards`` on storage, ``empty`` sites without any input, ``failures`` of scenes, ``doubts`` about scenes,
+            whether all was there already (``skipped``).
 
         Raises:
             OutageError: what is missing may be there the next time; nothing was written.
@@ -152,7 +155,8 @@ class GroupReader:
         sources = {name: config.source(name) for name in config.sources}
         empty: list[str] = []
         failures: dict[ReadFailure, None] = {}
-        sequences = self._sequences(group, scenes, sources, empty, failures)
+        doubts: dict[ReadDoubt, None] = {}
+        sequences = self._sequences(group, scenes, sources, empty, failures, doubts)
         shards = [
             self._write(storage, f"{prefix}-{index:03d}.shard.parquet", part, sources)
             for index, part in enumerate(batched(sequences, config.ingest.sequences_per_shard))
@@ -162,6 +166,7 @@ class GroupReader:
             "shards": [asdict(shard) for shard in shards],
             "empty": sorted(empty),
             "failures": [asdict(failure) for failure in failures],
+            "doubts": [asdict(doubt) for doubt in doubts],
             "skipped": False,
         }
         storage.write_json(f"{prefix}.json", outcome)
@@ -174,8 +179,9 @@ class GroupReader:
         sources: dict[str, Source],
         empty: list[str],
         failures: dict[ReadFailure, None],
+        doubts: dict[ReadDoubt, None],
     ) -> Iterator[Sequence]:
-        """The group's sequences, part by part within the memory bound; books sites without input, and failures."""
+        """The group's sequences, part by part within the memory bound; books what is amiss."""
         config = self.config
         budget = block_budget(config.ingest.memory_mb)
         keep_blocks(kept_bytes(config.ingest.memory_mb))
@@ -206,6 +212,7 @@ class GroupReader:
                 yield sequence
             stop_on_outage(block.failures, block.rasters, sources)  # climate is read site by site
             failures |= dict.fromkeys(block.failures)
+            doubts |= dict.fromkeys(block.doubts)
 
     def _write(self, storage: Storage, path: str, part: Iterable[Sequence], sources: dict[str, Source]) -> ShardInfo:
         sums = SequenceSums()
@@ -261,7 +268,7 @@ def run(config: Config) -> StageResult:
 def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[dict[str, Any]]) -> StageResult:
     """Counts, failures, the manifest and the statistics of the training split."""
     reasons: Counter[str] = Counter()
-    failures = []
+    failures, doubts = [], []
     current: list[ShardInfo] = []
     for outcome in outcomes:
         if "error" in outcome:
@@ -272,6 +279,7 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
         sequences = sum(shard.sequences for shard in shards)
         current += shards
         failures += outcome["failures"]
+        doubts += outcome["doubts"]
         result.skipped += len(outcome["empty"]) + (sequences if outcome["skipped"] else 0)
         result.written += 0 if outcome["skipped"] else sequences
         if outcome["empty"]:
@@ -281,6 +289,7 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
     for failure in failures:
         reasons[f"scene of {failure['source']} not read: {failure['kind']} (see {FAILURES})"] += 1
     storage.write_json(FAILURES, sorted(failures, key=lambda failure: (failure["source"], failure["scene_id"])))
+    doubtful = _warn_of_doubts(storage, doubts)
     result.reasons = dict(reasons)
     if result.failed:
         return result
@@ -303,9 +312,23 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
         "bytes": sum(shard.size for shard in current),
         "frames": sum(shard.frames for shard in current),
         "scenes_not_read": len(failures),
+        "scenes_doubtful": doubtful,
         "worker_peak_bytes": max((outcome["peak_bytes"] for outcome in outcomes if not outcome["skipped"]), default=0),
     }
     return result
+
+
+def _warn_of_doubts(storage: Storage, doubts: Iterable[dict[str, str]]) -> int:
+    """Writes the scenes that look wrong, each once, and warns of them by name; returns how many they are."""
+    scenes: dict[tuple[str, str], dict[str, Any]] = {}
+    for doubt in sorted(doubts, key=lambda doubt: (doubt["source"], doubt["scene_id"], doubt["reason"])):
+        scenes.setdefault((doubt["source"], doubt["scene_id"]), {**doubt, "groups": 0})["groups"] += 1
+    storage.write_json(DOUBTS, list(scenes.values()))
+    if scenes:
+        first = next(iter(scenes.values()))
+        more = f" [and {len(scenes) - 1} more scenes]" if len(scenes) > 1 else ""
+        log.warning("%s scene %s: %s%s; see %s", first["source"], first["scene_id"], first["reason"], more, DOUBTS)
+    return len(scenes)
 
 
 def current_shards(config: Config, split: str) -> list[str]:

@@ -264,6 +264,13 @@ def test_a_mask_that_asks_for_other_access_than_the_bands_is_done_without():
     assert set(scene_assets(item(given, **BASELINE), source("sentinel2"))) == {"red", "cloud"}
 
 
+@pytest.mark.parametrize("key", ["cloud", "CLD_20m", "MSK_CLDPRB_20m"])
+def test_a_cloud_probability_is_found_under_the_names_that_products_have_for_it(key):
+    given = {"B04": {"href": "/r.tif"}, key: {"href": "/p.tif", "raster:scale": 0.01}}
+    found = scene_assets(item(given, **BASELINE), source("sentinel2"))["cloud"]
+    assert (found.href, found.scale, found.offset) == ("/p.tif", 1.0, 0.0)  # per cent, never scaled
+
+
 def test_optional_targets_by_the_keys_of_their_catalogs():
     """JAXA's and Planetary Computer's keys of PALSAR-2, USDA's of CDL, PO.DAAC's file of GRACE."""
     given = {key: {"href": f"https://x/{key}.tif", "proj:epsg": 32631} for key in ("HH", "HV", "linci", "mask")}
