@@ -77,14 +77,17 @@ def test_ingest_goes_on_when_a_node_dies_and_makes_the_same_bytes(tmp_path, clus
     aef = Aef(tmp_path / "harmed", whole.sandbox, whole.port)
     shutil.copytree(whole.root / "plan", aef.root / "plan")
 
-    def busy():
-        return [one for one in nodes if descendants(one.pid, READING)]
+    victims = []
+
+    def seen_at_work():
+        if len(groups(aef)) >= 2:
+            victims.extend(one for one in nodes if descendants(one.pid, READING))
+        return victims != []
 
     with aef.started("ingest", f"ray.address={address}") as process:
-        wait_until(lambda: len(groups(aef)) >= 2 and busy() != [], process)
-        victim = busy()[0]
-        kill(victim)
-        assert victim.wait(timeout=20) != 0
+        wait_until(seen_at_work, process)
+        kill(victims[0])
+        assert victims[0].wait(timeout=20) != 0
         assert len(groups(aef)) < len(groups(whole))
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err + out
