@@ -1,4 +1,4 @@
-"""A node of the cluster dies while shards are made: the others finish, with the bytes of an unharmed run."""
+"""Drivers, workers and nodes killed while shards are made: the shard set is, byte for byte, that of an unharmed run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.stages.running import PROJECT, Aef, content, descendants, free_port, wait_until
+from tests.stages.running import PROJECT, Aef, content, descendants, free_port, kill_driver, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RAY = Path(sys.executable).parent / "ray"
@@ -64,34 +64,86 @@ def cluster(tmp_path_factory, monkeypatch):
             yield address, (one, two)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An unharmed plan and ingest."""
+    root = tmp_path_factory.mktemp("whole")
+    aef = Aef(root, root / "sandbox", free_port())
+    for stage in ("plan", "ingest"):
+        done = aef.run(stage)
+        assert done.status == 0, done.err + done.out
+    return aef
+
+
+@pytest.fixture
+def harmed(whole, tmp_path):
+    """The same plan in a root of its own."""
+    shutil.copytree(whole.root / "plan", tmp_path / "root" / "plan")
+    return Aef(tmp_path / "root", whole.sandbox, whole.port)
+
+
 def groups(aef):
     return list(aef.root.glob("shards/*/*_*.json"))
 
 
-def test_ingest_goes_on_when_a_node_dies_and_makes_the_same_bytes(tmp_path, cluster):
-    address, nodes = cluster
-    whole = Aef(tmp_path / "whole", tmp_path / "sandbox", free_port())
-    for stage in ("plan", "ingest"):
-        done = whole.run(stage)
-        assert done.status == 0, done.err + done.out
-    aef = Aef(tmp_path / "harmed", whole.sandbox, whole.port)
-    shutil.copytree(whole.root / "plan", aef.root / "plan")
+def check_same_bytes(aef, whole):
+    for pattern in ("shards/*/*.shard.parquet", "shards/*.json", "shards/*/*.json"):
+        assert content(whole.root, pattern) and content(aef.root, pattern) == content(whole.root, pattern), pattern
+    row = json.loads((aef.root / "reports/summary.json").read_text())["stages"]["ingest"]
+    assert row["failed"] == 0 and row["written"] + row["skipped"] == row["planned"]
 
+
+def test_ingest_goes_on_when_a_node_dies(whole, harmed, cluster):
+    address, nodes = cluster
     victims = []
 
     def seen_at_work():
-        if len(groups(aef)) >= 2:
+        if len(groups(harmed)) >= 2:
             victims.extend(one for one in nodes if descendants(one.pid, READING))
         return victims != []
 
-    with aef.started("ingest", f"ray.address={address}") as process:
+    with harmed.started("ingest", f"ray.address={address}") as process:
         wait_until(seen_at_work, process)
         kill(victims[0])
         assert victims[0].wait(timeout=20) != 0
-        assert len(groups(aef)) < len(groups(whole))
+        assert len(groups(harmed)) < len(groups(whole))
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err + out
-    row = json.loads((aef.root / "reports/summary.json").read_text())["stages"]["ingest"]
-    assert row["failed"] == 0 and row["written"] == row["planned"] - row["skipped"]
-    for pattern in ("shards/*/*.shard.parquet", "shards/*.json", "shards/*/*.json"):
-        assert content(aef.root, pattern) == content(whole.root, pattern), pattern
+    check_same_bytes(harmed, whole)
+
+
+def test_ingest_goes_on_when_a_worker_dies(whole, harmed):
+    victims = []
+
+    def seen_at_work():
+        if groups(harmed):
+            victims.extend(descendants(process.pid, READING))
+        return victims != []
+
+    with harmed.started("ingest") as process:
+        wait_until(seen_at_work, process)
+        victims[0].kill()
+        assert len(groups(harmed)) < len(groups(whole))
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err + out
+    check_same_bytes(harmed, whole)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_ingest_continues_after_its_driver_was_killed_early_or_late(whole, harmed, share):
+    """Early: nothing is committed, a group is being read. Late: hardly anything is left."""
+    wanted = int(share * len(groups(whole)))
+
+    def come_so_far():
+        return len(groups(harmed)) >= wanted and descendants(process.pid, READING) != []
+
+    with harmed.started("ingest") as process:
+        wait_until(come_so_far, process)
+        kill_driver(process)
+    committed = groups(harmed)
+    assert wanted <= len(committed) < len(groups(whole))
+    kept = {path: path.stat().st_mtime_ns for path in committed}
+    done = harmed.run("ingest")
+    assert done.status == 0, done.err + done.out
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
+    check_same_bytes(harmed, whole)
