@@ -30,9 +30,12 @@ def node(*words, folder):
     command += [f"--object-store-memory={128 * 2**20}"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {"RAY_TMPDIR": str(folder), "PYTHONPATH": str(PROJECT)}
-    with (folder / f"node_{free_port()}.log").open("w") as log:
+    path = folder / f"node_{free_port()}.log"
+    with path.open("w") as log:
         process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
+        wait_until(lambda: process.poll() is not None or "Ray runtime started" in path.read_text())
+        assert process.poll() is None, path.read_text()
         yield process
     finally:
         kill(process)
@@ -55,13 +58,14 @@ def cluster(tmp_path_factory, monkeypatch):
     folder, port = tmp_path_factory.mktemp("r"), free_port()
     address = f"127.0.0.1:{port}"
     head = ("--head", f"--port={port}", f"--temp-dir={folder}", "--num-cpus=0", "--include-dashboard=false")
-    with node(*head, f"--ray-client-server-port={free_port()}", folder=folder) as first:
-        wait_until(lambda: descendants(first.pid, "raylet/raylet") != [], first)
-        joined = (f"--address={address}", "--num-cpus=2")
-        with node(*joined, folder=folder) as one, node(*joined, folder=folder) as two:
-            for worker in (one, two):
-                wait_until(lambda worker=worker: descendants(worker.pid, "raylet/raylet") != [], worker)
-            yield address, (one, two)
+    joined = (f"--address={address}", "--num-cpus=2")
+    # One after the other: two that join at once may be given one name, and then the second does not start.
+    with (
+        node(*head, f"--ray-client-server-port={free_port()}", folder=folder),
+        node(*joined, folder=folder) as one,
+        node(*joined, folder=folder) as two,
+    ):
+        yield address, (one, two)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +110,7 @@ def test_ingest_goes_on_when_a_node_dies(whole, harmed, cluster):
         wait_until(seen_at_work, process)
         kill(victims[0])
         assert victims[0].wait(timeout=20) != 0
+        assert any(one.poll() is None for one in nodes)
         assert len(groups(harmed)) < len(groups(whole))
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err + out
