@@ -22,6 +22,7 @@ from pipelines.grid import Period, Window, zone_name
 from pipelines.sources import source as named_source
 from pipelines.sources.base import Kind, Source
 from pipelines.sources.landcover import with_classes
+from pipelines.sources.sentinel2 import with_cloud_percent
 
 Engine = Literal["cog", "rasterio", "stackstac"]
 
@@ -127,6 +128,11 @@ class SourceConfig(_Part):
     bands: tuple[str, ...] = Field((), description="a subset of the source's bands; empty: its default")
     classes: dict[int, str] = Field(
         default_factory=dict, description="land cover: legend of the map (default: ESA WorldCover)"
+    )
+    cloud_percent: tuple[float, float] | None = Field(
+        None,
+        description="Sentinel-2, where the catalog has a cloud probability: per cent up to which a pixel counts in the "
+        "loss in full, and from which not at all (default: 50 and 50, the paper's threshold)",
     )
     loss_weight: float | None = Field(None, ge=0, description="weight of its reconstruction (default: the paper's)")
     required: bool = Field(True, description="stop when the catalog has no scene of it in the area")
@@ -346,6 +352,15 @@ class Config(_Part):
             if found.kind is not Kind.CLASSES:
                 raise ValueError(f"sources.{name}.classes: {name} is not a map of classes")
             found = with_classes(found, part.classes)
+        if part.cloud_percent is not None:
+            full, none = part.cloud_percent
+            if name != "sentinel2":
+                raise ValueError(f"sources.{name}.cloud_percent: {name} has no cloud probability; remove it")
+            if not 0 <= full <= none <= 100:
+                raise ValueError(
+                    f"sources.{name}.cloud_percent: [{full:g}, {none:g}] must be two rising numbers from 0 to 100"
+                )
+            found = with_cloud_percent(found, part.cloud_percent)
         return found if part.loss_weight is None else replace(found, loss_weight=part.loss_weight)
 
 

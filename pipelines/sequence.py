@@ -23,7 +23,8 @@ class RasterFrames:
     Attributes:
         values: ``(N, C, H, W)`` native dtype. H = W = 1 for sources without spatial extent (climate).
         nodata: the value in ``values`` that means "not measured" (NaN for float sources without a sentinel).
-        weight: ``(N, H, W)`` uint8, 255 a trusted pixel, 0 cloud, shadow, nodata; used in the loss only.
+        weight: ``(N, H, W)`` uint8, 255 a trusted pixel, 0 cloud, shadow, nodata, between them where a mask is a
+            probability; used in the loss only.
         time_ms: ``(N,)`` int64 acquisition time, ascending; the middle of the validity for aggregates.
         valid_ms: ``(N, 2)`` int64 half-open validity (an acquisition: ``[t, t + 1)``; a monthly mean: the month).
         scale, offset: ``(N, C)`` float64.

@@ -44,6 +44,21 @@ def refusal(path, *overrides):
     return text
 
 
+def test_limits_of_cloud_probability_change_the_source_and_are_checked(write):
+    def limits(value, name="sentinel2"):
+        part = {"catalog": "earth", "collections": ["any"]}
+        return write(sources={"sentinel2": part, name: {**part, "cloud_percent": value}})
+
+    cloud = {"cloud": np.array([[10, 50, 90]], np.uint8)}
+    assert load_config(write()).source("sentinel2").trusted(cloud).tolist() == [[1, 0, 0]]
+    assert load_config(limits([0, 100])).source("sentinel2").trusted(cloud) == pytest.approx(
+        np.array([[0.9, 0.5, 0.1]])
+    )
+    assert "sources.sentinel2.cloud_percent: [60, 40] must be two rising" in refusal(limits([60, 40]))
+    assert "sources.sentinel2.cloud_percent: [0, 120] must be" in refusal(limits([0, 120]))
+    assert "landsat has no cloud probability" in refusal(limits([0, 100], "landsat"))
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_named_configuration_loads(path, monkeypatch):
     monkeypatch.setenv("AEF_REAL_DATA", "/data")

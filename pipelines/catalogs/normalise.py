@@ -190,7 +190,7 @@ def _asset(
         scale = numbers.scale or sentinel2.SCALE
         offset = sentinel2.effective_offset(
             baseline=sentinel2.processing_baseline(item),
-            already_applied=sentinel2.already_applied(item),
+            already_applied=sentinel2.already_applied(item, absolute(asset["href"], base)),
             stated=numbers.offset,
         )
     elif source.name == "landsat" and numbers.scale is None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipelines.catalogs.base import UnusableItem
 
 SCALE = 1e-4  # reflectance per digital number, every product since 2015
 OFFSET = -0.1  # RADIO_ADD_OFFSET / BOA_ADD_OFFSET of -1000, products of baseline 04.00 (25 January 2022) and later
 OFFSET_SINCE = (4, 0)
+# The producer's own files, which no catalog has changed: its word on what it did to its copies says nothing of them.
+PRODUCERS_BUCKETS = frozenset({"sentinel-s2-l1c", "sentinel-s2-l2a", "eodata"})
 USER_RUN = (99, 99)  # Sen2Cor run by a user: the number says nothing about the offset
 
 # Our band -> the instrument's, and the ground sample distance in metres that the instrument has.
@@ -38,6 +41,8 @@ def asset_keys(band: str) -> tuple[str, ...]:
     Earth Search v1 has common names, Planetary Computer and Earth Search v0 the instrument's, CDSE the instrument's
     with a resolution: of several the sampled one, then the others from fine to coarse.
     """
+    if band == "cloud":
+        return "cloud", "CLD_20m", "CLD", "MSK_CLDPRB_20m", "MSK_CLDPRB_60m", "MSK_CLDPRB"
     if band not in _INSTRUMENT:
         return (band,)
     name, own_m = _INSTRUMENT[band]
@@ -54,15 +59,15 @@ def effective_offset(
     """What to add to ``digital number * 1e-4`` for reflectance. The only place that decides it; where
     pixels are read, :func:`pipelines.sources.sentinel2.contradiction` refuses an offset that they show to be applied.
 
-    * The catalog says that the file already has the offset in it (Earth Search's ``boa_offset_applied``): nothing is
-      added, although its ``raster:bands`` go on stating -0.1.
+    * The catalog says that its file already has the offset in it (Earth Search's ``boa_offset_applied``): nothing is
+      added, although its ``raster:bands`` go on stating -0.1. A file in the producer's bucket is not the catalog's.
     * A producer's baseline before 04.00: there was no offset yet, whatever a catalog copied into the item.
     * The item states an offset (Earth Search v1 and Collection 1, CDSE, user-run products): that one.
     * The item states none (Planetary Computer, Earth Search v0): -0.1 since baseline 04.00.
 
     Args:
         baseline: of the processor, None when unknown.
-        already_applied: the catalog's flag, None when it has no such flag.
+        already_applied: the catalog's flag, None when it has no such flag for this file.
         stated: offset in the item's raster fields, None when there are none.
 
     Raises:
@@ -89,8 +94,17 @@ def processing_baseline(item: Mapping[str, Any]) -> tuple[int, int] | None:
     return (int(product["major"]), int(product["minor"])) if product else None
 
 
-def already_applied(item: Mapping[str, Any]) -> bool | None:
-    """Earth Search's flag that the file has had the offset added; None where the catalog has no such flag."""
+def already_applied(item: Mapping[str, Any], href: str) -> bool | None:
+    """Earth Search's flag that a file has had the offset added; None where the catalog has no such flag.
+
+    The flag is about the catalog's own COGs. The same item names the producer's JPEG 2000 files in the producer's
+    bucket, which have it never.
+    """
+    parts = urlsplit(href)
+    # https addresses name the bucket as a host, as a first label of one or as a first folder.
+    names = {parts.netloc, parts.netloc.split(".")[0], parts.path.lstrip("/").split("/")[0]}
+    if "://" in href and names & PRODUCERS_BUCKETS:
+        return None
     properties = item.get("properties") or {}
     for name in ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"):
         if name in properties:

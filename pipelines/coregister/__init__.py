@@ -6,7 +6,7 @@ Knows sources, scenes and the grid; knows nothing of catalogs' APIs, shards or m
 from __future__ import annotations
 
 from pipelines.coregister.cut import cut_points, cut_rasters, cut_texts
-from pipelines.coregister.frames import ReadFailure
+from pipelines.coregister.frames import ReadDoubt, ReadFailure
 from pipelines.coregister.read import (
     Block,
     keep_blocks,
@@ -20,6 +20,7 @@ from pipelines.coregister.read import (
 
 __all__ = [
     "Block",
+    "ReadDoubt",
     "ReadFailure",
     "cut_points",
     "cut_rasters",

@@ -33,6 +33,15 @@ class ReadFailure:
     reason: str
 
 
+@dataclass(frozen=True)
+class ReadDoubt:
+    """A scene that was read and used although its pixels look wrong, and why."""
+
+    source: str
+    scene_id: str
+    reason: str
+
+
 @dataclass
 class Frame:
     """One acquisition over one window.
@@ -44,6 +53,7 @@ class Frame:
         time_ms, valid_ms: of the most preferred scene of the acquisition, whether or not it touches this window.
         values: ``(C, H, W)``; None until a piece has been read.
         weight: ``(H, W)``.
+        doubts: about the pieces used.
     """
 
     pieces: list[Scene]
@@ -55,6 +65,7 @@ class Frame:
     scale: NDArray[np.float64] | None = None
     offset: NDArray[np.float64] | None = None
     used: list[str] = field(default_factory=list)
+    doubts: list[ReadDoubt] = field(default_factory=list)
 
     def missing(self, source: Source) -> bool:
         """Whether any pixel still lacks a measurement."""
@@ -185,6 +196,7 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
         if request is not None and request.pixels is not None
     }
     trust = weight(source, values, source.nodata, scale, offset, masks)
+    used = len(frame.used)
     if frame.values is None or frame.weight is None or frame.scale is None or frame.offset is None:
         frame.values, frame.weight, frame.scale, frame.offset = values, trust, scale, offset
         frame.used.append(scene.scene_id)
@@ -194,6 +206,8 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
             frame.values[:, here] = values[:, here]
             frame.weight[here] = trust[here]
             frame.used.append(scene.scene_id)
+    if len(frame.used) > used and (said := source.doubt(source, values, trust, scale, offset)) is not None:
+        frame.doubts.append(ReadDoubt(source.name, scene.scene_id, said))
 
 
 def to_dtype(layer: NDArray, file_nodata: float, source: Source, asset: Asset) -> NDArray:

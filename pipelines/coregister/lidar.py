@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.coregister.engines.logs import hide_queries
 from pipelines.coregister.fetch import Failure, Signers, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
 from pipelines.coregister.ranged import BLOCK_BYTES, Authorization, RangedFile
@@ -68,6 +69,7 @@ def _granule(
 def open_hdf5(href: str, authorization: Authorization | None = None) -> Iterator[h5py.File]:
     """An HDF5 file, of whose remote ones only the ranges that are read are fetched."""
     if href.startswith(("http://", "https://")):
+        hide_queries()
         with RangedFile(href, authorization) as handle, h5py.File(handle, "r") as file:
             yield file
     elif "://" in href:

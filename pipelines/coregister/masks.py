@@ -56,7 +56,9 @@ def weight(
     offset: NDArray[np.float64],
     masks: Mapping[str, NDArray],
 ) -> NDArray[np.uint8]:
-    """255 where a frame's pixel was measured within a measuring band's valid range and the quality mask trusts it.
+    """255 where a frame's pixel was measured within a measuring band's valid range and the quality masks trust it.
+
+    Less where they trust it in part, at least 1 where they do at all; 0 elsewhere. Pixels themselves are not touched.
 
     Args:
         source: says what its bands and masks mean.
@@ -75,6 +77,8 @@ def weight(
             usable &= (values[index] >= low) & (values[index] <= high)
         good |= usable
     trusted = source.trusted(masks)
+    if trusted is not None and trusted.dtype != bool:
+        return np.ceil(255 * good * trusted).astype(np.uint8)
     if trusted is not None:
         good &= trusted
     return np.where(good, np.uint8(255), np.uint8(0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
@@ -19,7 +19,7 @@ from pipelines.coregister.cut import cut_points, cut_rasters, cut_texts
 from pipelines.coregister.engines import engine as engine_by_name
 from pipelines.coregister.engines.cog import BLOCKS
 from pipelines.coregister.fetch import Signers
-from pipelines.coregister.frames import Frame, ReadFailure, batches, fill, group
+from pipelines.coregister.frames import Frame, ReadDoubt, ReadFailure, batches, fill, group
 from pipelines.coregister.gravity import read_gravity
 from pipelines.coregister.lidar import read_points
 from pipelines.coregister.terrain import read_terrain
@@ -34,11 +34,17 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_ENGINE = "cog"
 OnError = Callable[[ReadFailure], None]
+OnDoubt = Callable[[ReadDoubt], None]
 
 
 def keep_blocks(limit_bytes: int) -> None:
     """How much this process may hold of compressed blocks that neighbouring windows share (engine ``cog``)."""
     BLOCKS.limit_bytes = limit_bytes
+
+
+def warn(doubt: ReadDoubt) -> None:
+    """Logs a doubt, with the scene's name."""
+    logger.warning("%s %s is doubtful: %s", doubt.source, doubt.scene_id, doubt.reason)
 
 
 def as_window(box: Window | GeoBox) -> Window:
@@ -65,6 +71,7 @@ def read_frames(
     engine: str = DEFAULT_ENGINE,
     sign: Signers = None,
     threads: int = 8,
+    on_doubt: OnDoubt = warn,
 ) -> tuple[RasterFrames | None, list[ReadFailure]]:
     """The frames of a gridded source over a window.
 
@@ -75,6 +82,7 @@ def read_frames(
         engine: "cog", "rasterio" or "stackstac"; the pixels are the same.
         sign: unsigned address to one that can be opened; one for all, or one for each catalog by name.
         threads: concurrent file reads.
+        on_doubt: called for every scene that was used although its pixels look wrong; without it a warning is logged.
 
     Returns:
         The frames by time, None where nothing was measured; and the scenes that could not be read.
@@ -88,6 +96,8 @@ def read_frames(
     for batch in batches(group(scenes, window, source), window, source):
         failures += fill(batch, window, source, engine_by_name(engine), sign, threads)
         kept += [frame for frame in batch if frame.values is not None]
+        for found in (found for frame in batch for found in frame.doubts):
+            on_doubt(found)
     return _stack(kept, source), failures
 
 
@@ -216,6 +226,7 @@ class Block:
         climate: scenes of the sources without spatial extent, read per site: they hold for a point.
         sign: opens them.
         failures: scenes that could not be read.
+        doubts: scenes that were used although their pixels look wrong.
     """
 
     window: Window
@@ -227,6 +238,7 @@ class Block:
     climate: dict[str, list[Scene]]
     sign: Signers
     failures: list[ReadFailure]
+    doubts: list[ReadDoubt] = field(default_factory=list)
 
     def sequence(self, window: Window, *, sequence_id: str | None = None, split: str = "train") -> SiteSequence:
         """The measurements of a window inside the block: the same, bit for bit, as reading that window alone."""
@@ -292,7 +304,9 @@ def read_block(
             block.texts, failures = read_texts(scenes, window, period, source, sign)
             block.failures += failures
         else:
-            frames, failures = read_frames(scenes, window, source, engine=engine, sign=sign, threads=threads)
+            frames, failures = read_frames(
+                scenes, window, source, engine=engine, sign=sign, threads=threads, on_doubt=block.doubts.append
+            )
             block.failures += failures
             if frames is not None:
                 block.rasters[source.name] = frames
@@ -317,6 +331,8 @@ def read_sequence(
     """
     block = read_block(scenes_by_source, window, period, sources, sign=sign, engine=engine, threads=threads)
     sequence = block.sequence(window, sequence_id=sequence_id, split=split)
+    for found in block.doubts:
+        warn(found)
     return sequence, block.failures
 
 

@@ -1,7 +1,7 @@
 """From a crop on a file's own grid to the 10 m UTM grid, so that the pixels do not depend on how work was cut.
 
 Same zone and aligned: the crop itself. Same zone, other grid: coordinates are affine, evaluated from the file's origin.
-Other CRS: pyproj at nodes 64 pixels apart, anchored to the zone's own pixel grid and not to the window, linear between.
+Other CRS: pyproj at nodes 16 pixels apart, anchored to the zone's own pixel grid and not to the window, linear between.
 GDAL's warp is not used: its pixels change with the chunk that they are read in (notes on raster reading: 45 % of them).
 """
 
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pipelines.coregister.engines.base import FileGrid
 from pipelines.grid import Window, transformer
 
-# Error of linear interpolation between nodes: at most 5.6e-5 px at this spacing (notes on raster reading).
-NODE_PX = 64
+# Error of linear interpolation between nodes, which falls with the square of their spacing: 1.2e-6 px of a 20 m grid of
+# the next zone, 1.7e-5 px of one of arc seconds at 50 degrees north (64 px: 2e-5 and 2.7e-4, or 3 of 10 000 numbers).
+NODE_PX = 16
 # A file pixel smaller than this share of a target pixel is averaged over the target pixel rather than interpolated.
 FINE = 0.75
 
@@ -42,8 +43,9 @@ class Nodes:
     affine: bool
 
 
+@lru_cache(maxsize=32)
 def nodes(grid: FileGrid, window: Window) -> Nodes:
-    """Where the pixels of a window lie in a file."""
+    """Where the pixels of a window lie in a file. Kept, as all bands and dates of a tile share few grids."""
     if grid.epsg == window.epsg:
         x, y = window.centres()
         return Nodes((x - grid.left) / grid.step_x - 0.5, (y - grid.top) / grid.step_y - 0.5, 0, 0, True)

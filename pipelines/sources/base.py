@@ -73,6 +73,12 @@ def _believe(values: NDArray, scale: NDArray[np.float64], offset: NDArray[np.flo
     return None
 
 
+def _no_doubt(
+    source: Source, values: NDArray, weight: NDArray, scale: NDArray[np.float64], offset: NDArray[np.float64]
+) -> str | None:
+    return None
+
+
 def _no_geometry(scene: Scene) -> tuple[float, ...]:
     return ()
 
@@ -93,12 +99,14 @@ class Source:
         is_input: encoded by the model (every source is also a target).
         geometry_names: the decoder's acquisition numbers; ``geometry`` computes them from a scene.
         mask_roles: roles of quality assets read beside the bands, nearest neighbour.
-        trusted: mask assets by role ``(H, W)`` -> True where a pixel counts in the loss (None: no opinion).
+        trusted: mask assets by role ``(H, W)`` -> how far a pixel counts in the loss, as bool or from 0 to 1 (None: no
+            opinion).
         keep: False for a scene that must not be used at all (a night scene).
         acquisition_key: scenes with one key are pieces of the same frame (tiles of one datatake).
         rank: of a scene among the pieces of a frame on a grid of some zone (EPSG code), least first; scenes of that
             zone come before all others, and of equal ranks the largest scene first.
         contradiction: stored numbers ``(C, H, W)`` with their scales and offsets -> what shows that these are wrong.
+        doubt: the same with the weights ``(H, W)`` -> what makes these look wrong, without showing it.
         metric: "l1" or "cross_entropy".
         loss_weight: w_i of SPEC Table S2.
         shift_px, regrid_px: shift-invariance and re-gridding distance of the loss, in 10 m pixels (0: none).
@@ -115,11 +123,12 @@ class Source:
     geometry_names: tuple[str, ...] = ()
     geometry: Callable[[Scene], tuple[float, ...]] = _no_geometry
     mask_roles: tuple[str, ...] = ()
-    trusted: Callable[[Mapping[str, NDArray]], NDArray[np.bool_] | None] = _trust_all
+    trusted: Callable[[Mapping[str, NDArray]], NDArray | None] = _trust_all
     keep: Callable[[Scene], bool] = _keep_all
     acquisition_key: Callable[[Scene], str] = _no_key
     rank: Callable[[Scene, int], tuple[float, ...]] = _no_rank
     contradiction: Callable[[NDArray, NDArray[np.float64], NDArray[np.float64]], str | None] = _believe
+    doubt: Callable[[Source, NDArray, NDArray, NDArray[np.float64], NDArray[np.float64]], str | None] = _no_doubt
     metric: str = "l1"
     loss_weight: float = 1.0
     shift_px: int = 0

@@ -6,6 +6,8 @@ SPEC 1.2 uses five bands; the founding explainer thirteen. Both are bands of one
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,22 +39,47 @@ PAPER_BANDS = ("blue", "green", "red", "nir", "swir16")
 SCL_DROP = (0, 1, 3, 8, 9, 10, 11)
 
 
-# Per cent; the paper's Cloud Score+ threshold of 0.5, for catalogs that have a cloud probability (Earth Search c1).
-CLOUD_DROP = 50
+# Per cent of cloud probability up to which a pixel counts in full, and from which it does not count; between them its
+# weight falls. Equal: a threshold, the paper's of 0.5 (Cloud Score+), for catalogs that have a probability.
+CLOUD_PERCENT = (50.0, 50.0)
 
 # Reflectance below this, in this share of the pixels, is no measurement: an offset was subtracted twice.
 IMPOSSIBLE, IMPOSSIBLE_SHARE = -0.05, 0.01
+# The darkest per cent of the clear pixels of the darkest visible band reflects less than 0.1 (50 clear frames of 64 px
+# of three places in Belgium: 0.093 at most; in a smaller window haze reached 0.101). From 0.1 to 0.2 an offset of 0.1
+# may be left in the numbers; what is brighter still is cloud or snow that its mask missed.
+VISIBLE = ("coastal", "blue", "green", "red")
+OFFSET_LEFT, DARK_PERCENT = (0.1, 0.2), 1.0
 _SAMPLE_PX = 4
 _LEAST_PX = 64
 
 
-def trusted(masks: Mapping[str, NDArray]) -> NDArray[np.bool_] | None:
-    """True where neither the scene classification nor the cloud probability hides the ground; None without both."""
+def trusted(
+    masks: Mapping[str, NDArray], cloud_percent: tuple[float, float] = CLOUD_PERCENT
+) -> NDArray[np.bool_] | NDArray[np.float32] | None:
+    """1 where neither classification nor cloud probability hides the ground, 0 where one does; None without both.
+
+    Args:
+        masks: ``scl`` (class codes) and ``cloud`` (per cent), ``(H, W)``.
+        cloud_percent: see :data:`CLOUD_PERCENT`.
+
+    Returns:
+        ``(H, W)`` in [0, 1]; bool where nothing lies between.
+    """
     scl, cloud = masks.get("scl"), masks.get("cloud")
     clear = None if scl is None else ~np.isin(scl, SCL_DROP)
     if cloud is None:
         return clear
-    return cloud < CLOUD_DROP if clear is None else clear & (cloud < CLOUD_DROP)
+    full, none = cloud_percent
+    if full == none:
+        return cloud < none if clear is None else clear & (cloud < none)
+    seen = np.clip((none - cloud.astype(np.float32)) / (none - full), 0, 1)
+    return seen if clear is None else clear * seen
+
+
+def with_cloud_percent(source: Source, cloud_percent: tuple[float, float]) -> Source:
+    """The same source with other limits of cloud probability."""
+    return replace(source, trusted=partial(trusted, cloud_percent=cloud_percent))
 
 
 def contradiction(values: NDArray, scale: NDArray[np.float64], offset: NDArray[np.float64]) -> str | None:
@@ -72,6 +99,31 @@ def contradiction(values: NDArray, scale: NDArray[np.float64], offset: NDArray[n
                 "catalog states: it is in the numbers already"
             )
     return None
+
+
+def doubt(
+    source: Source, values: NDArray, weight: NDArray, scale: NDArray[np.float64], offset: NDArray[np.float64]
+) -> str | None:
+    """No dark pixel in any visible band, although nothing is said to have been added to the numbers.
+
+    Water, shadow and dense vegetation are darker than 0.1 in some visible band. Bright desert is not, which is why this
+    is a doubt and no proof.
+    """
+    clear = weight[::_SAMPLE_PX, ::_SAMPLE_PX] > 0
+    darkest = []
+    for name, band, a, b in zip(source.band_names, values, scale, offset, strict=True):
+        sample = band[::_SAMPLE_PX, ::_SAMPLE_PX][clear]
+        sample = sample[sample != source.nodata]
+        if name in VISIBLE and sample.size >= _LEAST_PX:
+            if b < 0:
+                return None
+            darkest.append(float(np.percentile(sample, DARK_PERCENT)) * a + b)
+    if not darkest or not OFFSET_LEFT[0] <= min(darkest) < OFFSET_LEFT[1]:
+        return None
+    return (
+        f"no clear pixel of its visible bands is darker than {min(darkest):.3f} in reflectance with the offset 0 that "
+        "was decided: the producer's offset of 0.1 may still be in the numbers"
+    )
 
 
 def rank(scene: Scene, epsg: int) -> tuple[float, ...]:
@@ -109,6 +161,7 @@ FULL = Source(
     acquisition_key=acquisition_key,
     rank=rank,
     contradiction=contradiction,
+    doubt=doubt,
     shift_px=2,
     max_frames=65,
 )

@@ -13,7 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ordered
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -23,7 +23,7 @@ import pipelines.coregister
 import pipelines.shards
 import pipelines.sources
 from pipelines.config import Config, ConfigError
-from pipelines.coregister import ReadFailure, keep_blocks, read_block
+from pipelines.coregister import ReadDoubt, ReadFailure, keep_blocks, read_block
 from pipelines.grid import RESOLUTION_M, Period, Site, Window
 from pipelines.products.identity import code_digest, identity
 from pipelines.scenes import Scene
@@ -44,7 +44,7 @@ from pipelines.stages.memory import (
 )
 from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
-from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
+from pipelines.stages.session import Progress, StageResult, failed_row, log, ray_session, stop_if_root_failed
 from pipelines.stages.signing import signers
 from pipelines.stages.sites import count_sequences
 from pipelines.stages.sums import SequenceSums
@@ -56,6 +56,8 @@ from pipelines.storage import Storage
 SHARDS = "shards"
 FAILURES = "reports/ingest_failures.json"
 """Every scene that could not be read, with its reason."""
+DOUBTS = "reports/ingest_doubts.json"
+"""Every scene that was used although its pixels look wrong, with the reason and in how many groups."""
 STATISTICS = "shards/statistics.json"
 CURRENT = "shards/current.json"
 
@@ -72,6 +74,16 @@ class SiteGroup:
     def window(self) -> Window:
         """The smallest window that holds all sites."""
         return window_of(self.sites)
+
+
+@dataclass
+class Books:
+    """What the reading of a group left out, by site, and what was amiss with its scenes, each once and in order."""
+
+    empty: list[str] = field(default_factory=list)
+    water: list[str] = field(default_factory=list)
+    failures: dict[ReadFailure, None] = field(default_factory=dict)
+    doubts: dict[ReadDoubt, None] = field(default_factory=dict)
 
 
 def groups_of(sites: list[Site], periods: list[Period], block_px: int) -> list[SiteGroup]:
@@ -98,6 +110,7 @@ def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scen
             name: [(scene.scene_id, scene.scaling()) for scene in found] for name, found in sorted(scenes.items())
         },
         "bands": {name: config.source(name).band_names for name in sorted(config.sources)},
+        "clouds": {name: part.cloud_percent for name, part in sorted(config.sources.items()) if part.cloud_percent},
     }
     parameters = {
         "text_encoder": config.ingest.text_encoder,
@@ -137,7 +150,7 @@ class GroupReader:
 
         Returns:
             ``shards`` on storage, sites that are ``empty`` (without any input) or open ``water``, ``failures`` of
-            scenes, whether all was there already (``skipped``).
+            scenes, ``doubts`` about scenes, whether all was there already (``skipped``).
 
         Raises:
             OutageError: what is missing may be there the next time; nothing was written.
@@ -155,10 +168,8 @@ class GroupReader:
             if all(storage.exists(shard["path"]) for shard in outcome["shards"]):
                 return {**outcome, "skipped": True}
         sources = {name: config.source(name) for name in config.sources}
-        empty: list[str] = []
-        water: list[str] = []
-        failures: dict[ReadFailure, None] = {}
-        sequences = self._sequences(group, scenes, sources, empty, water, failures)
+        books = Books()
+        sequences = self._sequences(group, scenes, sources, books)
         shards = [
             self._write(storage, f"{prefix}-{index:03d}.shard.parquet", part, sources)
             for index, part in enumerate(batched(sequences, config.ingest.sequences_per_shard))
@@ -166,9 +177,10 @@ class GroupReader:
         outcome = {
             "sites": len(group.sites),
             "shards": [asdict(shard) for shard in shards],
-            "empty": sorted(empty),
-            "water": sorted(water),
-            "failures": [asdict(failure) for failure in failures],
+            "empty": sorted(books.empty),
+            "water": sorted(books.water),
+            "failures": [asdict(failure) for failure in books.failures],
+            "doubts": [asdict(doubt) for doubt in books.doubts],
             "skipped": False,
         }
         storage.write_json(f"{prefix}.json", outcome)
@@ -179,11 +191,9 @@ class GroupReader:
         group: SiteGroup,
         scenes: dict[str, list[Scene]],
         sources: dict[str, Source],
-        empty: list[str],
-        water: list[str],
-        failures: dict[ReadFailure, None],
+        books: Books,
     ) -> Iterator[Sequence]:
-        """The group's sequences, part by part within the memory bound; books sites left out, and failures."""
+        """The group's sequences, part by part within the memory bound; books what was left out and is amiss."""
         config = self.config
         budget = block_budget(config.ingest.memory_mb)
         keep_blocks(kept_bytes(config.ingest.memory_mb))
@@ -206,17 +216,18 @@ class GroupReader:
                 sequence_id = f"{site.site_id}_{group.period.label}"
                 sequence = block.sequence(site.window, sequence_id=sequence_id, split=site.split)
                 if not any(source.is_input and name in sequence.rasters for name, source in sources.items()):
-                    empty.append(site.site_id)
+                    books.empty.append(site.site_id)
                     continue
                 if config.ingest.drop_open_water and is_open_water(sequence, sources):
-                    water.append(site.site_id)
+                    books.water.append(site.site_id)
                     continue
                 if sequence.texts is not None:
                     texts = self.vectors.attach(sequence.texts) if self.vectors is not None else None
                     sequence = replace(sequence, texts=texts)
                 yield sequence
             stop_on_outage(block.failures, block.rasters, sources)  # climate is read site by site
-            failures |= dict.fromkeys(block.failures)
+            books.failures |= dict.fromkeys(block.failures)
+            books.doubts |= dict.fromkeys(block.doubts)
 
     def _write(self, storage: Storage, path: str, part: Iterable[Sequence], sources: dict[str, Source]) -> ShardInfo:
         sums = SequenceSums()
@@ -272,7 +283,7 @@ def run(config: Config) -> StageResult:
 def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[dict[str, Any]]) -> StageResult:
     """Counts, failures, the manifest and the statistics of the training split."""
     reasons: Counter[str] = Counter()
-    failures = []
+    failures, doubts = [], []
     current: list[ShardInfo] = []
     for outcome in outcomes:
         if "error" in outcome:
@@ -283,6 +294,7 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
         sequences = sum(shard.sequences for shard in shards)
         current += shards
         failures += outcome["failures"]
+        doubts += outcome["doubts"]
         result.skipped += len(outcome["empty"]) + len(outcome["water"]) + (sequences if outcome["skipped"] else 0)
         result.written += 0 if outcome["skipped"] else sequences
         if outcome["empty"]:
@@ -294,6 +306,7 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
     for failure in failures:
         reasons[f"scene of {failure['source']} not read: {failure['kind']} (see {FAILURES})"] += 1
     storage.write_json(FAILURES, sorted(failures, key=lambda failure: (failure["source"], failure["scene_id"])))
+    doubtful = _warn_of_doubts(storage, doubts)
     result.reasons = dict(reasons)
     if result.failed:
         return result
@@ -316,10 +329,24 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
         "bytes": sum(shard.size for shard in current),
         "frames": sum(shard.frames for shard in current),
         "scenes_not_read": len(failures),
+        "scenes_doubtful": doubtful,
         "cpu_seconds": sum(outcome["cpu_seconds"] for outcome in outcomes),
         "worker_peak_bytes": max((outcome["peak_bytes"] for outcome in outcomes if not outcome["skipped"]), default=0),
     }
     return result
+
+
+def _warn_of_doubts(storage: Storage, doubts: Iterable[dict[str, str]]) -> int:
+    """Writes the scenes that look wrong, each once, and warns of them by name; returns how many they are."""
+    scenes: dict[tuple[str, str], dict[str, Any]] = {}
+    for doubt in sorted(doubts, key=lambda doubt: (doubt["source"], doubt["scene_id"], doubt["reason"])):
+        scenes.setdefault((doubt["source"], doubt["scene_id"]), {**doubt, "groups": 0})["groups"] += 1
+    storage.write_json(DOUBTS, list(scenes.values()))
+    if scenes:
+        first = next(iter(scenes.values()))
+        more = f" [and {len(scenes) - 1} more scenes]" if len(scenes) > 1 else ""
+        log.warning("%s scene %s: %s%s; see %s", first["source"], first["scene_id"], first["reason"], more, DOUBTS)
+    return len(scenes)
 
 
 def current_shards(config: Config, split: str) -> list[str]:

@@ -40,6 +40,43 @@ def test_stored_numbers_of_raster_extension_1_and_2(asset, expected):
     assert (numbers.dtype, numbers.nodata, numbers.scale, numbers.offset) == expected
 
 
+def ways_to_say(epsg, transform, shape, numbers):
+    """Item properties and asset fields that say the same in each pair of versions of the two extensions."""
+    old_place, new_place = {"proj:epsg": epsg}, {"proj:code": f"EPSG:{epsg}"}
+    size = {"proj:transform": transform, "proj:shape": shape}
+    old = {"raster:bands": [numbers]}
+    plain = {name: numbers[name] for name in ("data_type", "nodata")}
+    scaled = {f"raster:{name}": numbers[name] for name in ("scale", "offset")}
+    band = {"bands": [{"name": "B04", **plain, **scaled}]}
+    mixed = {"bands": [{"name": "B04", **scaled}], **plain}
+    for version, place, raster in (
+        ("1.0.0", old_place, old),
+        ("1.0.0", old_place, {**plain, **scaled}),
+        ("1.1.0", new_place, {**plain, **scaled}),
+        ("1.1.0", new_place, band),
+        ("1.1.0", new_place, mixed),
+        ("1.1.0", new_place, old),
+    ):
+        yield version, place, {**size, **raster}
+        yield version, {**place, **size}, raster  # the grid on the item
+        yield version, {}, {**place, **size, **raster}  # and all of it on the asset
+
+
+def test_every_version_of_stac_and_its_extensions_gives_the_same_scene():
+    numbers = {"data_type": "uint16", "nodata": 0, "scale": 1e-4, "offset": -0.1}
+    found = []
+    for version, properties, fields in ways_to_say(32631, [10, 0, 600000, 0, -10, 5700000], [10980, 5490], numbers):
+        served = item(
+            {"red": {"href": "https://h/r.tif", **fields}}, **properties, **{"s2:processing_baseline": "05.09"}
+        )
+        found.append(normalise({**served, "stac_version": version}, source("sentinel2"), "cat"))
+    assert len(found) == 18
+    red = found[0].assets["red"]
+    assert (red.epsg, red.transform, red.shape) == (32631, (10, 0, 600000, 0, -10, 5700000), (10980, 5490))
+    assert (red.dtype, red.nodata, red.scale, red.offset) == ("uint16", 0, 1e-4, -0.1)
+    assert all(one == found[0] for one in found)
+
+
 def test_a_nodata_of_nan_written_as_text():
     assert stored({"nodata": "nan"}).nodata != stored({"nodata": "nan"}).nodata
 
@@ -262,6 +299,13 @@ def test_a_mask_that_asks_for_other_access_than_the_bands_is_done_without():
     assert set(scene_assets(item(given, **BASELINE), source("sentinel2"))) == {"red"}
     given["cloud"] = {"href": "https://open/cloud.tif"}
     assert set(scene_assets(item(given, **BASELINE), source("sentinel2"))) == {"red", "cloud"}
+
+
+@pytest.mark.parametrize("key", ["cloud", "CLD_20m", "MSK_CLDPRB_20m"])
+def test_a_cloud_probability_is_found_under_the_names_that_products_have_for_it(key):
+    given = {"B04": {"href": "/r.tif"}, key: {"href": "/p.tif", "raster:scale": 0.01}}
+    found = scene_assets(item(given, **BASELINE), source("sentinel2"))["cloud"]
+    assert (found.href, found.scale, found.offset) == ("/p.tif", 1.0, 0.0)  # per cent, never scaled
 
 
 def test_optional_targets_by_the_keys_of_their_catalogs():

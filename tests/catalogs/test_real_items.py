@@ -104,6 +104,33 @@ ITEMS = [
 ]  # fmt: skip
 
 
+# Bounds of the geometry in degrees, its area in square degrees, cloud cover in per cent, platform.
+_ANTARCTIC = (-59.832, -60.502, -59.179, -60.381)
+OUTLINES = {
+    "cassette_earth-search_sentinel-2-l2a": (_ANTARCTIC, 0.0371, 26.02542, "sentinel-2b"),
+    "cassette_earth-search_sentinel-2-c1-l2a": (_ANTARCTIC, 0.0371, 26.02542, "sentinel-2b"),
+    "cassette_earth-search_sentinel-2-l1c": (_ANTARCTIC, 0.0371, 0, "sentinel-2b"),
+    "cassette_earth-search_sentinel-s2-l2a-cogs": (_ANTARCTIC, 0.0397, 0, "sentinel-2b"),
+    "earthsearch_v0_sentinel-s2-l2a-cogs": ((-16.92, 20.053, -16.726, 20.792), 0.0716, 2.36, "sentinel-2a"),
+    "pc_sentinel-2-l2a_odc": ((-148.869, 60.336, -146.818, 61.334), 1.9912, 0.314306, "sentinel-2b"),
+    "pc_sentinel-2-l2a_odc_rasterext": ((-148.869, 60.336, -146.818, 61.334), 1.9912, 0.314306, "sentinel-2b"),
+    "stactools_s2_l2a_N0400": ((14.999, 80.11, 17.733, 80.165), 0.0706, 98.944211, "sentinel-2b"),
+    "cassette_earth-search_landsat-c2-l2": ((-105.564, 39.27, -102.892, 41.383), 3.865, 0.06, "landsat-8"),
+    "cassette_planetarycomputer_landsat-c2-l2": ((158.666, -32.792, 161.073, -30.694), 3.5176, 41.51, "landsat-9"),
+    "cassette_planetarycomputer_landsat-8-c2-l2": ((5.374, 51.963, 9.072, 54.208), 5.2894, 0.99, "landsat-8"),
+    "stactools_cop-dem-glo-30": ((-115.0, 53.0, -114.0, 54.0), 1.0, None, "tandem-x"),
+}
+# Sentinel-2 Products Specification, Landsat Collection 2 product guides: what files of a band are called.
+FILE_OF = {
+    "sentinel2": {"coastal": "B01", "blue": "B02", "green": "B03", "red": "B04", "rededge1": "B05", "rededge2": "B06",
+                  "rededge3": "B07", "nir": "B08", "nir08": "B8A", "nir09": "B09", "cirrus": "B10", "swir16": "B11",
+                  "swir22": "B12", "scl": "SCL", "cloud": "CLD"},
+    "landsat": {"blue": "SR_B2", "green": "SR_B3", "red": "SR_B4", "nir08": "SR_B5", "swir16": "SR_B6",
+                "lwir11": "ST_B10", "qa_pixel": "QA_PIXEL"},
+    "elevation": {"elevation": "DEM"},
+}  # fmt: skip
+
+
 def read(file: str) -> dict:
     document = json.loads((DATA / "stac_items" / f"{file}.json").read_text())
     return document if document["type"] == "Feature" else document["features"][0]
@@ -125,8 +152,14 @@ def test_real_item(expected):
     for name, value in expected.facts.items():
         assert scene.facts[name] == value, name
     assert len(scene.assets) == expected.bands, sorted(scene.assets)
-    west, south, east, north = scene.footprint.bounds
-    assert west < east and south < north
+    bounds, area, cloud_cover, platform = OUTLINES[expected.file]
+    assert scene.footprint.bounds == pytest.approx(bounds, abs=1e-3) and scene.footprint.is_valid
+    assert scene.footprint.area == pytest.approx(area, abs=1e-4)
+    assert (scene.facts.get("cloud_cover"), scene.facts["platform"]) == (cloud_cover, platform)
+    for band, found in scene.assets.items():
+        assert FILE_OF[expected.source][band] in found.href.rsplit("/", 1)[1].removesuffix(".tif").split(".")[0], band
+    masks = {"scl", "cloud", "qa_pixel"} & set(scene.assets)
+    assert all((scene.assets[mask].scale, scene.assets[mask].offset) == (1, 0) for mask in masks)
     json.dumps(scene.facts)
 
 

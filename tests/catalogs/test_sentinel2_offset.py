@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.catalogs import UnusableItem
+from pipelines.catalogs.normalise import scene_assets
 from pipelines.catalogs.sentinel2 import (
     SCALE,
     already_applied,
@@ -13,6 +14,7 @@ from pipelines.catalogs.sentinel2 import (
     processing_baseline,
     relative_orbit,
 )
+from pipelines.sources import source
 
 
 @pytest.mark.parametrize(
@@ -64,9 +66,29 @@ def test_baseline_from_whatever_tells_it():
 
 
 def test_the_flag_is_none_where_a_catalog_has_none():
-    assert already_applied({"properties": {}}) is None
-    assert already_applied({"properties": {"earthsearch:boa_offset_applied": False}}) is False
-    assert already_applied({"properties": {"sentinel:boa_offset_applied": True}}) is True
+    cog = "https://sentinel-cogs.s3.us-west-2.amazonaws.com/sentinel-s2-l2a-cogs/20/E/PT/2025/7/S2B/B02.tif"
+    assert already_applied({"properties": {}}, cog) is None
+    assert already_applied({"properties": {"earthsearch:boa_offset_applied": False}}, cog) is False
+    assert already_applied({"properties": {"sentinel:boa_offset_applied": True}}, cog) is True
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "s3://sentinel-s2-l2a/tiles/20/E/PT/2025/7/31/0/R10m/B02.jp2",
+        "https://sentinel-s2-l2a.s3.amazonaws.com/tiles/20/E/PT/2025/7/31/0/R10m/B02.jp2",
+        "https://s3.eu-central-1.amazonaws.com/sentinel-s2-l1c/tiles/20/E/PT/2025/7/31/0/B02.jp2",
+        "s3://eodata/Sentinel-2/MSI/L2A/2025/07/31/B02_10m.jp2",
+    ],
+)
+def test_the_flag_is_about_the_catalogs_copies_and_not_the_producers_files(href):
+    """One item of Earth Search v1 names both; only its COG has had the offset added."""
+    flagged = {"earthsearch:boa_offset_applied": True, "s2:processing_baseline": "05.11"}
+    band = {"raster:bands": [{"data_type": "uint16", "nodata": 0, "scale": 1e-4, "offset": -0.1}]}
+    cog = "https://sentinel-cogs.s3.us-west-2.amazonaws.com/sentinel-s2-l2a-cogs/20/E/PT/2025/7/S2B/B02.tif"
+    for address, offset in ((href, -0.1), (cog, 0.0)):
+        item = {"id": "x", "properties": flagged, "assets": {"blue": {"href": address, **band}}}
+        assert scene_assets(item, source("sentinel2"))["blue"].offset == offset
 
 
 def test_of_several_resolutions_the_sampled_one_is_first():

@@ -66,6 +66,38 @@ def test_hours_become_months_of_the_nearest_cell(tmp_path):
     assert frames.valid_ms.tolist() == [list(month_bounds(2020, 1)), list(month_bounds(2020, 2))]
 
 
+def test_the_twelve_monthly_variables_against_a_plain_aggregation(tmp_path):
+    """SPEC 1.2: sum, minimum and maximum of precipitation, mean, minimum and maximum of the other three."""
+    rng = np.random.default_rng(0)
+    time = pd.date_range("2020-01-01", "2020-12-31 23:00", freq="h")
+    lon, lat = 2.7 + 0.1 * np.arange(6), 50.82 - 0.1 * np.arange(5)
+    shape = (time.size, lat.size, lon.size)
+    dims = ("time", "latitude", "longitude")
+    data = xr.Dataset(
+        {
+            "t2m": (dims, rng.normal(285, 6, shape), {"units": "K"}),
+            "d2m": (dims, rng.normal(280, 5, shape), {"units": "K"}),
+            "sp": (dims, rng.normal(100_000, 800, shape), {"units": "Pa"}),
+            "tp": (dims, rng.exponential(1e-4, shape), {"units": "m"}),
+        },
+        coords={"time": time, "latitude": lat, "longitude": lon},
+    )
+    frames, failures = read_climate([scene(write(data, tmp_path / "a.zarr"))], window(), YEAR, ERA5)
+    assert failures == [] and frames is not None and frames.values.shape == (12, 12, 1, 1)
+    cell = data.isel(latitude=3, longitude=3).to_dataframe()
+    month = cell.index.month
+    daily = cell["tp"].resample("D").sum()
+    expected = {
+        f"total_precipitation_{how}": daily.groupby(daily.index.month).agg(how) for how in ("sum", "min", "max")
+    }
+    for name, column in (("temperature_2m", "t2m"), ("dewpoint_2m", "d2m"), ("surface_pressure", "sp")):
+        expected |= {f"{name}_{how}": cell[column].groupby(month).agg(how) for how in ("mean", "min", "max")}
+    values = by_name(frames)
+    assert set(values) == set(expected)
+    for name, months in expected.items():
+        np.testing.assert_allclose(values[name], months.to_numpy(), rtol=1e-5, err_msg=name)
+
+
 def test_longitudes_from_0_to_360(tmp_path):
     east, _ = read_climate([scene(write(hourly(), tmp_path / "a.zarr"))], window(), YEAR, ERA5)
     whole = hourly().pad(longitude=(0, 1), mode="edge")

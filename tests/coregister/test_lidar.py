@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import h5py
@@ -10,6 +11,7 @@ from shapely import box
 
 from pipelines.catalogs.sign import Earthdata
 from pipelines.coregister.lidar import EPOCH_MS, read_points
+from pipelines.coregister.ranged import BLOCK_BYTES
 from pipelines.grid import Period
 from pipelines.scenes import Asset, Scene
 from pipelines.sources import source
@@ -135,6 +137,15 @@ def test_without_a_token_the_redirect_to_the_login_host_is_given_name_and_passwo
     assert set(archive.authorizations) == {None}
 
 
+def test_a_granule_with_a_signature_is_read_without_saying_it(tmp_path, caplog):
+    granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 2)]}})
+    with serve(tmp_path) as server, caplog.at_level(logging.INFO):
+        signed = {"test": lambda href: f"{href}?sig=very-secret"}
+        samples, failures = read_points([scene(f"{server.url}/g.h5")], window(), YEAR, GEDI, signed)
+    assert failures == [] and samples.row.tolist() == [1] and "very-secret" in server.requests[0]
+    assert f"{server.url}/g.h5?..." in caplog.text and "very-secret" not in caplog.text
+
+
 def test_a_login_that_is_missing_is_said(tmp_path, monkeypatch):
     granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 2)]}})
     monkeypatch.delenv("EARTHDATA_TOKEN", raising=False)
@@ -142,3 +153,25 @@ def test_a_login_that_is_missing_is_said(tmp_path, monkeypatch):
     with serve(tmp_path, demand="Bearer abc") as archive:
         _, (failure,) = read_points([scene(f"{archive.url}/g.h5")], window(), YEAR, GEDI, {"test": Earthdata()})
     assert failure.kind == "expired" and "wants a login, and none is known here" in failure.reason
+
+
+def test_only_the_beams_columns_and_rows_that_are_needed_are_fetched(tmp_path):
+    """Four beams of 8000 shots, one of which crosses the window with twenty of them."""
+    count, first = 8000, 5000
+    far = np.full((count, 2), -30_000)  # 300 km away
+    near = far.copy()
+    near[first : first + 20] = [(k, k + 5) for k in range(20)]
+    beams = {name: {"pixel": far} for name in ("BEAM0000", "BEAM0001", "BEAM0010")} | {"BEAM0101": {"pixel": near}}
+    path = granule(tmp_path / "g.h5", beams)
+    with h5py.File(path, "a") as file:  # a column that nobody asked for
+        file["BEAM0101"].create_dataset("rx_cumulative_energy", data=np.zeros((count, 101)))
+    # Of every beam its positions; of one beam 20 rows of heights and what is beside the flags in the same blocks.
+    positions = len(beams) * 2 * count * 8
+    with serve(tmp_path) as server:
+        samples, failures = read_points([scene(f"{server.url}/g.h5")], window(), YEAR, GEDI)
+        sent, asked = server.sent, len(server.requests)
+    assert failures == [] and samples.row.tolist() == list(range(20))
+    np.testing.assert_array_equal(samples.values[:, 7], (first + np.arange(20)) * 100 + 7)
+    size = path.stat().st_size
+    assert size > 30e6 and sent < positions + 14 * BLOCK_BYTES and sent < size / 6
+    assert asked == -(-sent // BLOCK_BYTES)

@@ -51,6 +51,26 @@ def test_slope_of_a_file_does_not_depend_on_the_window(tmp_path):
     np.testing.assert_allclose(sin**2 + cos**2, 1, atol=1e-6)
 
 
+def test_slope_and_aspect_are_those_of_the_projected_ground_and_not_of_degrees(tmp_path):
+    """A plane in UTM, stored in arc seconds: at 50 degrees north a pixel is 31 m high and 20 m wide."""
+    east, north, step = -0.3, 0.2, 1 / 3600
+    lon, lat = 2.985 + (np.arange(120) + 0.5) * step, 50.56 - (np.arange(120) + 0.5) * step
+    x, y = Transformer.from_crs(4326, EPSG, always_xy=True).transform(*np.meshgrid(lon, lat))
+    height = (2000 + east * (x - LEFT) + north * (y - TOP)).astype(np.float32)
+    path = write_raster(tmp_path / "dem.tif", height, 2.985, 50.56, step, 4326, nodata=None)
+    frames, _ = read_frames([scene_of("elevation", "dem", {"elevation": path})], window(), DEM)
+    assert frames is not None
+    values = dict(zip(DEM.band_names, frames.values[0], strict=True))
+    slope, aspect = np.arctan(np.hypot(east, north)), np.arctan2(-east, -north)  # downhill, clockwise from north
+    for name, exact in (
+        ("slope_sin", np.sin(slope)),
+        ("slope_cos", np.cos(slope)),
+        ("aspect_sin", np.sin(aspect)),
+        ("aspect_cos", np.cos(aspect)),
+    ):
+        np.testing.assert_allclose(values[name], exact, atol=2e-3, err_msg=name)
+
+
 def test_two_tiles_make_one_surface(tmp_path):
     height = np.add.outer(np.arange(40.0), np.arange(60.0)).astype(np.float32)
     west = write_raster(tmp_path / "w.tif", height[:, :30], LEFT, TOP, 10, nodata=-9999)

@@ -99,12 +99,28 @@ def test_pixels_do_not_depend_on_how_the_work_was_cut(name: str, nearest: bool, 
     np.testing.assert_array_equal(out, WHOLE[name, nearest][row : row + height, col : col + width])
 
 
-@pytest.mark.parametrize("name", ["next zone 20 m", "degrees", "same zone 30 m, half a pixel off"])
-def test_within_half_a_number_of_the_exact_projection(name: str):
-    """Against bilinear interpolation in numpy at coordinates that pyproj projects pixel by pixel."""
+SMOOTH = 18  # of 11 to a column and 7 to a row
+NOISE = 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "contrast", "beyond_half"),
+    [
+        ("next zone 20 m", SMOOTH, 1e-3),
+        ("next zone 20 m", NOISE, 0.02),
+        ("degrees", SMOOTH, 1e-3),
+        ("degrees", NOISE, 0.2),  # 1.7e-5 of a pixel, and neighbours that differ by all that 16 bits hold
+        ("same zone 30 m, half a pixel off", NOISE, 1e-6),
+    ],
+)
+def test_within_half_a_number_of_the_exact_projection(name: str, contrast: int, beyond_half: float):
+    """Against bilinear interpolation in numpy at coordinates that pyproj projects pixel by pixel.
+
+    Half a number is rounding; what lies beyond is the error of the position times the contrast of neighbours.
+    """
     grid = CASES[name]
     smooth = np.add.outer(np.arange(grid.height) * 7.0, np.arange(grid.width) * 11.0) + 100
-    values = smooth.astype(np.uint16)
+    values = smooth.astype(np.uint16) if contrast == SMOOTH else noise((grid.height, grid.width), 11)
     x, y = np.meshgrid(*BIG.centres())
     sx, sy = Transformer.from_crs(EPSG, grid.epsg, always_xy=True).transform(x, y)
     u, v = (sx - grid.left) / grid.step_x - 0.5, (sy - grid.top) / grid.step_y - 0.5
@@ -114,7 +130,27 @@ def test_within_half_a_number_of_the_exact_projection(name: str):
     exact = (at[i, j] * (1 - fx) + at[i, j + 1] * fx) * (1 - fy) + (
         at[i + 1, j] * (1 - fx) + at[i + 1, j + 1] * fx
     ) * fy
-    assert np.abs(through(values, grid, BIG) - exact).max() <= 0.5 + 1e-2
+    assert np.abs(through(values, grid, BIG) - exact).max() <= 0.5 + beyond_half
+
+
+def overlap(step: float, phase: float, count: int, targets: int) -> np.ndarray:
+    """``(targets, count)`` metres that a file pixel along one axis shares with a target pixel of 10 m."""
+    left, first = np.arange(targets)[:, None] * 10.0, np.arange(count) * step - phase
+    return np.clip(np.minimum(left + 10, first + step) - np.maximum(left, first), 0, None)
+
+
+@pytest.mark.parametrize(("step", "phase"), [(2, 0), (3, 1), (4, 2), (6, 5), (7, 3.5)])
+def test_fine_grids_are_averaged_by_shared_area_around_their_holes(step: float, phase: float):
+    grid = FileGrid(EPSG, LEFT - phase, TOP + phase, step, -step, 160, 150)
+    values = noise((160, 150), 5, holes=0.4)
+    out = through(values, grid, window(0, 0, 28, 30))
+    rows, cols = overlap(step, phase, 160, 30), overlap(step, phase, 150, 28)
+    area = rows @ (values > 0) @ cols.T
+    mean = (rows @ values.astype(float) @ cols.T) / np.maximum(area, 1e-9)
+    seen = area > 50 + 1e-6
+    assert 0 < seen.sum() < seen.size
+    assert np.abs(out - mean)[seen].max() <= 0.5 + 1e-6
+    assert (out[area < 50 - 1e-6] == 0).all()
 
 
 def test_nodata_is_never_averaged_into_signal():

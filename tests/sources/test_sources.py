@@ -11,6 +11,7 @@ from shapely import Point
 from pipelines.grid import parse_time_ms
 from pipelines.scenes import Asset, Scene
 from pipelines.sources import SOURCES, Kind, source
+from pipelines.sources.sentinel2 import with_cloud_percent
 
 
 def scene(name: str, time: str = "2020-06-01T10:59:31Z", **facts) -> Scene:
@@ -133,6 +134,15 @@ def test_clouds_are_dropped_by_classification_and_by_probability():
     assert trusted({"scl": scl, "cloud": cloud}).tolist() == [[True, False, False]]
     assert trusted({"cloud": cloud}).tolist() == [[True, False, True]]
     assert trusted({"scl": scl}).tolist() == [[True, True, False]] and trusted({}) is None
+
+
+def test_weight_falls_with_the_probability_of_cloud_as_configured():
+    cloud, scl = np.array([[0, 20, 40, 60, 80, 100]], np.uint8), np.array([[4, 4, 9, 4, 4, 4]], np.uint8)
+    ramp = with_cloud_percent(source("sentinel2"), (20, 80)).trusted
+    np.testing.assert_allclose(ramp({"cloud": cloud}), [[1, 1, 2 / 3, 1 / 3, 0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(ramp({"cloud": cloud, "scl": scl}), [[1, 1, 0, 1 / 3, 0, 0]], rtol=1e-6)
+    assert ramp({"scl": scl}).tolist() == [[True, True, False, True, True, True]]
+    assert pickle.loads(pickle.dumps(ramp))({"cloud": cloud})[0, 3] == ramp({"cloud": cloud})[0, 3]
 
 
 def test_an_offset_that_is_in_the_numbers_already_is_contradicted_by_dark_pixels():

@@ -5,10 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from pipelines.config import TrainConfig
 from pipelines.shards import open_shards, write_shard
-from pipelines.stages.feed import ChunkMaker, pools_of
+from pipelines.stages.batches import draw_for
+from pipelines.stages.feed import ChunkMaker, Feed, pools_of
 from pipelines.storage import Storage
-from tests.stages.worlds import config, sequence
+from tests.stages.worlds import config, sequence, sources_of
 
 SEQUENCES = 6
 
@@ -114,3 +116,38 @@ def test_chunks_and_seeds_differ_and_a_chunk_made_again_is_the_same(shards):
     assert made(1) == made(1)
     assert made(1) != made(2)
     assert made(1) != made(1, configured.model_copy(update={"seed": 1}))
+
+
+def test_a_resumed_feed_goes_on_where_the_run_was(shards, monkeypatch):
+    """From any step, also in mid-chunk and in mid-epoch: the batches of a run that was never stopped."""
+    configured, table = shards
+    rows = pools_of(table, same_period=False)
+    monkeypatch.setattr(Feed, "_ahead", lambda feed, chunks: (list(feed.maker.make(chunk)) for chunk in chunks))
+
+    def batches(first_step):
+        found = Feed(configured, rows, 0, 1).batches(first_step)
+        return [[share(batch, position) for position in range(configured.train.batch)] for batch in found]
+
+    whole = batches(0)
+    assert len(whole) == configured.train.steps == 8 and configured.train.steps_per_draw == 2
+    for step in (1, 2, 5, 7):
+        assert batches(step) == whole[step:]
+    assert batches(8) == []
+
+
+def test_the_papers_frames_are_drawn_unless_the_configuration_says_otherwise():
+    """SPEC 4: 103 = 65 + 17 + 21."""
+    assert TrainConfig().max_frames == {"sentinel2": 65, "sentinel1": 17, "landsat": 21}
+    assert TrainConfig(max_frames={"sentinel2": 3}).max_frames == {"sentinel2": 3}
+
+
+def test_many_frames_are_drawn_at_random_to_the_papers_number():
+    configured = config(train={"max_frames": TrainConfig().max_frames})
+    whole = sequence(configured, s2=range(0, 365, 3), s1=range(0, 365, 6), texts=False)
+    sources = sources_of(configured)
+    drawn = [draw_for(whole, sources, configured.train, np.random.default_rng(seed)).draw.frames for seed in range(40)]
+    for name, most, stored in (("sentinel2", 65, 122), ("sentinel1", 17, 61)):
+        assert {len(frames[name]) for frames in drawn} == {most}
+        assert all((np.diff(frames[name]) > 0).all() for frames in drawn)
+        met = Counter(index for frames in drawn for index in frames[name].tolist())
+        assert len(met) == stored and len({tuple(frames[name]) for frames in drawn}) == 40

@@ -79,6 +79,8 @@ def test_a_group_is_known_by_what_its_pixels_come_from_and_nothing_else():
     moved = replace(scene, assets={"red": replace(asset, href="https://elsewhere/red.tif")})
     assert key(scenes=[moved]) == key()
     rescaled = replace(scene, assets={"red": replace(asset, offset=-0.1)})
+    optical = configured.sources["sentinel2"].model_copy(update={"cloud_percent": (0, 100)})
+    hazy = configured.model_copy(update={"sources": {**configured.sources, "sentinel2": optical}})
     others = [
         key(scenes=[rescaled]),
         key(scenes=[replace(scene, scene_id="S2A_2")]),
@@ -88,6 +90,7 @@ def test_a_group_is_known_by_what_its_pixels_come_from_and_nothing_else():
         key(its_group=replace(group, sites=group.sites[1:])),
         key(its_group=replace(group, period=PERIODS[1])),
         key(code="d"),
+        key(hazy),
     ]
     assert len({key(), *others}) == len(others) + 1
 

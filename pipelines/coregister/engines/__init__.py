@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.coregister.engines.base import Crop, Engine, FileGrid, Header, HeaderMismatch, read_header
 from pipelines.coregister.engines.cog import CogEngine
+from pipelines.coregister.engines.logs import hide_queries
 from pipelines.coregister.engines.rasterio import RasterioEngine
 from pipelines.coregister.engines.stackstac import StackstacEngine
 
@@ -17,11 +18,12 @@ __all__ = ["ENGINES", "Crop", "Engine", "FileGrid", "Header", "HeaderMismatch", 
 
 
 def engine(name: str) -> Engine:
-    """An engine by name.
+    """An engine by name; from then on no log of this process shows the signature of an address.
 
     Raises:
         ValueError: no such engine.
     """
     if name not in ENGINES:
         raise ValueError(f"there is no reading engine {name!r}; choose among {', '.join(ENGINES)}")
+    hide_queries()
     return ENGINES[name]()

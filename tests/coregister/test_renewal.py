@@ -1,0 +1,60 @@
+"""Signatures that end while a file is being read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipelines.coregister.engines import ENGINES, engine
+from pipelines.coregister.fetch import FailureKind, Request, fetch
+from tests.coregister.files import LEFT, TOP, asset_of, noise, window, write_raster
+from tests.coregister.served import serve
+
+
+class Signer:
+    """Numbers its signatures; a refused one is followed by the next."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.invalidated: list[str] = []
+
+    def __call__(self, href: str) -> str:
+        return f"{href}?token={self.generation}"
+
+    def invalidate(self, href: str) -> None:
+        self.invalidated.append(href)
+        self.generation += 1
+
+
+def requested(path, url: str, sign: Signer) -> Request:
+    asset = replace(asset_of(path), href=f"{url}/{path.name}")
+    return Request(asset, window(3, 4, 500, 400), "uint16", 0, sign)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("answered", [0, 1])
+def test_a_signature_that_ends_in_mid_read_is_renewed_once(tmp_path, name: str, answered: int):
+    """The first request is answered, or none; all that is then asked with the old signature is refused."""
+    path, sign = write_raster(tmp_path / "a.tif", noise((2000, 600), 1), LEFT, TOP, 10), Signer()
+    with serve(tmp_path, lambda path, seen: 403 if path.endswith("=0") and seen >= answered else None) as server:
+        request = requested(path, server.url, sign)
+        fetch([request], engine(name), threads=1, backoff_s=0.01)
+        old = [one for one in server.requests if one.endswith("token=0")]
+        assert len(old) > answered, "the signature outlived the read"
+        assert sign.invalidated == [f"{server.url}/a.tif"]
+    assert request.failure is None and request.pixels is not None
+    col, row = request.origin
+    height, width = request.pixels.shape
+    np.testing.assert_array_equal(request.pixels, noise((2000, 600), 1)[row : row + height, col : col + width])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_access_that_no_signature_gives_ends_as_a_failure(tmp_path, name: str):
+    path, sign = write_raster(tmp_path / "a.tif", noise((200, 200), 1), LEFT, TOP, 10), Signer()
+    with serve(tmp_path, lambda path, seen: 403) as server:
+        request = requested(path, server.url, sign)
+        fetch([request], engine(name), threads=1, backoff_s=0.01)
+    assert request.pixels is None and request.failure is not None and request.failure.kind is FailureKind.EXPIRED
+    assert len(sign.invalidated) == 2
