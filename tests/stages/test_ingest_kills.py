@@ -15,7 +15,7 @@ import pytest
 
 from tests.stages.running import PROJECT, Aef, content, descendants, free_port, kill_driver, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 RAY = Path(sys.executable).parent / "ray"
 # What a worker is called while it reads a group, and only then.
 READING = "GroupReader"
