@@ -14,16 +14,20 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-class _Gather(torch.autograd.Function):
+def _all(x: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world()[1])]
+    dist.all_gather(parts, x.detach().contiguous())
+    return parts
+
+
+class _Exchange(torch.autograd.Function):
     """All processes' tensors, one after the other; gradients of all processes come back to where they belong."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
-        rank, size = world()
-        ctx.rows = slice(rank * len(x), (rank + 1) * len(x))  # type: ignore[attr-defined]
-        parts = [torch.empty_like(x) for _ in range(size)]
-        dist.all_gather(parts, x)
-        return torch.cat(parts)
+        first = world()[0] * len(x)
+        ctx.rows = slice(first, first + len(x))  # type: ignore[attr-defined]
+        return torch.cat(_all(x))
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
@@ -32,13 +36,43 @@ class _Gather(torch.autograd.Function):
         return grad[ctx.rows]  # type: ignore[attr-defined]
 
 
-def gather(x: Tensor) -> Tensor:
-    """``(B, ...)`` of every process as ``(B * processes, ...)``; shapes must be equal everywhere.
+def exchange(x: Tensor) -> Tensor:
+    """``(B, ...)`` of every process as ``(B * processes, ...)``, for what each process goes on with in its own way.
 
-    A gradient sums over processes: with each process's loss a mean over its own rows, DistributedDataParallel's average
-    makes it that of the global mean.
+    The backward pass exchanges too, so this is for what all decoders come after: their gradients are on every process
+    done by then, whatever sources a batch lacks. Losses take :func:`gather`.
     """
     if world()[1] == 1:
         return x
-    gathered: Tensor = _Gather.apply(x.contiguous())
-    return gathered
+    exchanged: Tensor = _Exchange.apply(x)
+    return exchanged
+
+
+class _Times(torch.autograd.Function):
+    """A tensor as it is, its gradient times a factor."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, factor: int) -> Tensor:
+        ctx.factor = factor  # type: ignore[attr-defined]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.factor, None  # type: ignore[attr-defined]
+
+
+def gather(x: Tensor) -> Tensor:
+    """``(B, ...)`` of every process as ``(B * processes, ...)``; shapes must be equal everywhere.
+
+    Every process then computes the loss of the whole, with its own rows as the only variables: that is the whole
+    gradient of its rows, times the number of processes so that DistributedDataParallel's average is a sum.
+    Nothing is exchanged in the backward pass, where processes that lack a source reach their buckets in another order.
+    """
+    rank, size = world()
+    if size == 1:
+        return x
+    parts = _all(x)
+    if x.requires_grad:
+        own: Tensor = _Times.apply(x, size)
+        parts[rank] = own
+    return torch.cat(parts)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aef_model.distributed import gather, world
+from aef_model.distributed import gather
 
 
 def _weighted_l1(prediction: Tensor, values: Tensor, weight: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -132,22 +132,23 @@ def uniformity(code: Tensor, site: Tensor, generator: torch.Generator | None = N
     """Mean ``|u . u'|`` of the same pixel at two different places.
 
     The batch axis, never the pixels, is rolled by a random amount; pairs of one site do not count. Uniform vectors in
-    64 dimensions give 0.100. With ``torch.distributed`` the batch is the global one: the codes of all processes are
-    gathered with their gradient, so every process must call this with the same shapes.
+    64 dimensions give 0.100. With ``torch.distributed`` the batch is the global one (see
+    :func:`aef_model.distributed.gather`), so every process must call this with the same shapes.
 
     Args:
         code: ``(B, ..., D)`` unit vectors.
         site: ``(B,)`` int64.
         generator: for the roll.
     """
-    everyone, sites, first = gather(code), gather(site), world()[0] * site.shape[0]
+    everyone, sites = gather(code), gather(site)
     total = sites.shape[0]
     if total < 2:
         return code.sum() * 0.0
-    roll = torch.randint(1, total, (1,), device=code.device, generator=generator)
-    partner = (torch.arange(site.shape[0], device=code.device) + first + roll) % total
-    apart = (sites[partner] != site).to(code.dtype)
-    each = (code * everyone[partner]).sum(dim=-1).abs().reshape(len(site), -1).mean(dim=1)
+    # One roll for all processes: each computes the whole.
+    roll = gather(torch.randint(1, total, (1,), device=code.device, generator=generator))[0]
+    partner = (torch.arange(total, device=code.device) + roll) % total
+    apart = (sites[partner] != sites).to(code.dtype)
+    each = (everyone * everyone[partner]).sum(dim=-1).abs().reshape(total, -1).mean(dim=1)
     return (each * apart).sum() / apart.sum().clamp_min(1.0)
 
 
@@ -159,9 +160,8 @@ def consistency(teacher: Tensor, student: Tensor) -> Tensor:
 def contrast(place: Tensor, text: Tensor, present: Tensor, scale: Tensor) -> Tensor:
     """CLIP's symmetric cross-entropy between codes and texts.
 
-    With ``torch.distributed`` the batch is the global one: rows of all processes are gathered with their gradient, so
-    every process must call this with the same shapes, and marks rows without a text as absent. A process's loss is
-    that of its own rows, scaled such that the mean over processes is the loss of the global batch.
+    With ``torch.distributed`` the batch is the global one (see :func:`aef_model.distributed.gather`), so every process
+    must call this with the same shapes, and marks rows without a text as absent.
 
     Args:
         place: ``(B, D)`` unit vectors.
@@ -169,14 +169,9 @@ def contrast(place: Tensor, text: Tensor, present: Tensor, scale: Tensor) -> Ten
         present: ``(B,)`` bool, rows that have a text; fewer than two of them in the global batch give 0.
         scale: factor on cosines.
     """
-    rank, processes = world()
-    # One gather for both, so that the backward passes of all processes meet in one order.
-    places, texts = gather(torch.cat([place, text], dim=-1)).chunk(2, dim=-1)
-    there = gather(present.to(torch.int64)) > 0
-    label = torch.arange(len(present), device=place.device) + rank * len(present)
-    each = torch.zeros_like(place[:, 0])
-    for own, others in ((place, texts), (text, places)):
-        logits = (scale * own @ others.T).masked_fill(~there, -1e4)
-        each = each + F.cross_entropy(logits, label, reduction="none")
+    places, texts, there = gather(place), gather(text), gather(present.to(torch.int64)) > 0
+    logits = (scale * places @ texts.T).masked_fill(~there[None, :] | ~there[:, None], -1e4)
+    label = torch.arange(len(there), device=place.device)
+    each = F.cross_entropy(logits, label, reduction="none") + F.cross_entropy(logits.T, label, reduction="none")
     count = there.sum()
-    return processes * torch.where(present & (count > 1), each, 0.0).sum() / (2 * count.clamp_min(1))
+    return torch.where(there & (count > 1), each, 0.0).sum() / (2 * count.clamp_min(1))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aef_model.config import ModelConfig
-from aef_model.distributed import gather
+from aef_model.distributed import exchange
 from aef_model.exchange import enlarge
 from aef_model.init import keep_variance
 from aef_model.parts import parts
@@ -120,7 +120,7 @@ class CodeNorm(nn.Module):
         if self.training:
             cells = x.flatten(0, -2)
             spread, middle = torch.var_mean(cells, dim=0, correction=0)
-            moments = gather(torch.stack([middle, spread])[None])  # (processes, 2, D)
+            moments = exchange(torch.stack([middle, spread])[None])  # (processes, 2, D)
             mean = moments[:, 0].mean(dim=0)
             variance = (moments[:, 1] + (moments[:, 0] - mean).square()).mean(dim=0)
             with torch.no_grad():
