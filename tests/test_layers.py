@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parent.parent
-FOUNDATION = {"sources", "grid", "scenes", "sequence", "storage", "config", "config_errors"}
+FOUNDATION = {"sources", "grid", "scenes", "sequence", "storage", "config", "config_errors", "patience"}
 MIDDLE = {"catalogs", "coregister", "shards", "products", "evaluation", "sandbox"}
 ENTRY = {"cli", "doctor"}
 # Within the foundation: scenes and sequences hold windows and periods, sources know scenes, the configuration sources.
 BELOW = {
     "grid": set(),
     "storage": set(),
+    "patience": set(),
     "scenes": {"grid"},
     "sequence": {"grid"},
     "sources": {"grid", "scenes"},

@@ -19,10 +19,10 @@ from shapely.geometry.base import BaseGeometry
 from pipelines.catalogs.base import CatalogError, SceneSearch, time_windows
 from pipelines.catalogs.items import collect
 from pipelines.catalogs.providers import Provider
-from pipelines.catalogs.retry import wait_s
 from pipelines.catalogs.sign import Signer
 from pipelines.catalogs.stac_io import PageTooLarge, PatientIO
 from pipelines.grid import Period
+from pipelines.patience import wait_s
 from pipelines.sources.base import Kind, Source
 
 _LARGEST_OUTLINE = 500  # vertices sent with a query; above that its box is sent, and the outline is tested here

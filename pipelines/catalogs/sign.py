@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pipelines.catalogs.retry import wait_s
 from pipelines.grid import parse_time_ms
+from pipelines.patience import wait_s
 
 PLANETARY_COMPUTER_TOKENS = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
 _AZURE = ".blob.core.windows.net"

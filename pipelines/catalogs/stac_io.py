@@ -12,7 +12,7 @@ import requests
 from pystac_client.stac_api_io import StacApiIO
 
 from pipelines.catalogs.base import CatalogError
-from pipelines.catalogs.retry import gate, wait_s
+from pipelines.patience import gate, wait_s
 
 TOO_LARGE = (502, 504)  # what gateways answer when a page took too long or grew too big
 _BROKEN = (

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
 from numpy.typing import NDArray
@@ -41,12 +42,13 @@ class FailureKind(StrEnum):
 
 # The file's own: another run would find the same. All other kinds are of the moment or of the user's access.
 PERMANENT = frozenset({FailureKind.MISSING, FailureKind.CORRUPT, FailureKind.MISDESCRIBED, FailureKind.UNUSABLE})
-# Attempts in all. A missing file is tried twice: object stores answer 404 for a moment under load.
+# Attempts in all, those that an engine made of one request counted. A missing file is tried twice: object stores answer
+# 404 for a moment under load.
 ATTEMPTS = {
     FailureKind.THROTTLED: 5,
     FailureKind.EXPIRED: 3,
     FailureKind.REFUSED: 1,  # signers are patient themselves
-    FailureKind.TRANSIENT: 4,
+    FailureKind.TRANSIENT: 5,
     FailureKind.MISSING: 2,
     FailureKind.CORRUPT: 3,
     FailureKind.MISDESCRIBED: 2,
@@ -210,19 +212,34 @@ def fetch(requests: Sequence[Request], engine: Engine, *, threads: int = 8, back
             pause_s *= 2
 
 
+def renewed(sign: Sign, href: str, refused: str) -> str:
+    """A signed address in place of a refused one: that which another reader has had renewed since, or a new one.
+
+    Raises:
+        AccessRefused: there is none.
+    """
+    fresh = local_path(_asked(sign, href))
+    if fresh == refused and hasattr(sign, "invalidate"):
+        sign.invalidate(href)
+        fresh = local_path(_asked(sign, href))
+    return fresh
+
+
 def retrying(action: Callable[[str], T], href: str, sign: Sign | None, backoff_s: float = BACKOFF_S) -> T | Failure:
     """What an action makes of a signed address, tried as often as its class of failure deserves."""
-    for attempt in range(1, max(ATTEMPTS.values()) + 1):
+    attempts, pause_s = 0, backoff_s
+    while True:
         try:
             return action(local_path(_asked(sign, href) if sign else href))
         except Exception as error:  # becomes a recorded failure
             failure = Failure.of(error)
-        if attempt >= ATTEMPTS[failure.kind]:
-            break
+            attempts += getattr(error, "asked", 1)
+        if attempts >= ATTEMPTS[failure.kind]:
+            return failure
         if failure.kind is FailureKind.EXPIRED and sign is not None and hasattr(sign, "invalidate"):
             sign.invalidate(href)
-        time.sleep(backoff_s * 2 ** (attempt - 1))
-    return failure
+        time.sleep(pause_s)
+        pause_s *= 2
 
 
 def _asked(ask: Callable[[str], T], href: str) -> T:
@@ -253,7 +270,17 @@ def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception
             found = extent(header.grid, request.window)
             if found is None:
                 return None
-            return Crop(signed, header.grid, header.dtype, request.file_nodata, *found, again=again, settings=settings)
+            return Crop(
+                signed,
+                header.grid,
+                header.dtype,
+                request.file_nodata,
+                *found,
+                again=again,
+                settings=settings,
+                name=local_path(href),
+                renew=partial(renewed, request.sign, href) if request.sign else None,
+            )
         except Exception as error:  # settled by the caller like any failed read
             return error
 
@@ -265,7 +292,7 @@ def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception
 
 def _settle(request: Request, error: Exception) -> None:
     """Records a failed attempt."""
-    request.attempts += 1
+    request.attempts += getattr(error, "asked", 1)
     request.failure = Failure.of(error)
     sign = request.sign
     if (

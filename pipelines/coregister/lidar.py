@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.coregister.engines.logs import hide_queries
-from pipelines.coregister.fetch import Failure, Signers, retrying, signer_of
+from pipelines.coregister.fetch import Failure, Signers, renewed, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
 from pipelines.coregister.ranged import BLOCK_BYTES, Authorization, RangedFile
 from pipelines.grid import WGS84, Period, Window, parse_time_ms, transformer
+from pipelines.patience import Renew
 from pipelines.scenes import Scene
 from pipelines.sequence import PointSamples
 from pipelines.sources.base import Source
@@ -39,7 +40,13 @@ def read_points(
             continue
         for asset in scene.assets.values():
             signer = signer_of(sign, scene)
-            read = partial(_granule, window=window, source=source, authorization=getattr(signer, "authorization", None))
+            read = partial(
+                _granule,
+                window=window,
+                source=source,
+                authorization=getattr(signer, "authorization", None),
+                renew=partial(renewed, signer, asset.href) if signer else None,
+            )
             found = retrying(read, asset.href, signer)
             if isinstance(found, Failure):
                 failures.append(ReadFailure(source.name, scene.scene_id, asset.href, found.kind, found.reason))
@@ -58,19 +65,23 @@ def read_points(
 
 
 def _granule(
-    href: str, window: Window, source: Source, authorization: Authorization | None = None
+    href: str,
+    window: Window,
+    source: Source,
+    authorization: Authorization | None = None,
+    renew: Renew | None = None,
 ) -> list[PointSamples]:
     """The good footprints of every beam."""
-    with open_hdf5(href, authorization) as file:
+    with open_hdf5(href, authorization, renew) as file:
         return [_beam(file[name], window, source) for name in sorted(file) if name.startswith("BEAM")]
 
 
 @contextmanager
-def open_hdf5(href: str, authorization: Authorization | None = None) -> Iterator[h5py.File]:
+def open_hdf5(href: str, authorization: Authorization | None = None, renew: Renew | None = None) -> Iterator[h5py.File]:
     """An HDF5 file, of whose remote ones only the ranges that are read are fetched."""
     if href.startswith(("http://", "https://")):
         hide_queries()
-        with RangedFile(href, authorization) as handle, h5py.File(handle, "r") as file:
+        with RangedFile(href, authorization, renew) as handle, h5py.File(handle, "r") as file:
             yield file
     elif "://" in href:
         with fsspec.open(href, "rb", block_size=BLOCK_BYTES) as handle, h5py.File(handle, "r") as file:

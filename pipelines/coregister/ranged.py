@@ -12,6 +12,8 @@ from types import TracebackType
 
 import httpx
 
+from pipelines.patience import RefusedRequest, Renew, patiently_signed
+
 BLOCK_BYTES = 2**18
 TIMEOUT_S = 60
 Authorization = Callable[[str], str | None]
@@ -20,18 +22,19 @@ Authorization = Callable[[str], str | None]
 class RangedFile(io.RawIOBase):
     """Read-only; blocks that were read are kept until it is closed."""
 
-    def __init__(self, url: str, authorization: Authorization | None = None) -> None:
+    def __init__(self, url: str, authorization: Authorization | None = None, renew: Renew | None = None) -> None:
         """Opens an address.
 
         Args:
             url: the address.
             authorization: the ``Authorization`` header for a URL, None for none. Asked anew at every redirect, so that
                 no host sees what is meant for another.
+            renew: gives another signature where one has run out.
 
         Raises:
             OSError: the server refuses it, or does not serve ranges.
         """
-        self._url = url
+        self._url, self._renew = url, renew
 
         def authorise(request: httpx.Request) -> None:
             header = authorization(str(request.url)) if authorization is not None else None
@@ -89,17 +92,23 @@ class RangedFile(io.RawIOBase):
     def _load(self, index: int) -> int:
         """Reads a block; returns the size of the file."""
         first = index * BLOCK_BYTES
+        (content, size), self._url = patiently_signed(lambda url: self._ask(url, first), self._url, self._renew)
+        self._blocks[index] = content
+        return size
+
+    def _ask(self, url: str, first: int) -> tuple[bytes, int]:
+        """The block that begins at a byte, and the size of the file."""
         try:
-            answer = self._client.get(self._url, headers={"Range": f"bytes={first}-{first + BLOCK_BYTES - 1}"})
+            answer = self._client.get(url, headers={"Range": f"bytes={first}-{first + BLOCK_BYTES - 1}"})
         except httpx.HTTPError as error:
             raise ConnectionError(f"connection failed: {error}") from error
+        if answer.status_code == 200:
+            raise OSError("the server answered 200 to a range request")
+        if answer.status_code == 401 and "Authorization" not in answer.request.headers:
+            raise OSError(f"the server answered 401 at {answer.url.host}: it wants a login, and none is known here")
         if answer.status_code != 206:
-            wanted = " to a range request" if answer.status_code == 200 else ""
-            if answer.status_code == 401 and "Authorization" not in answer.request.headers:
-                wanted = f" at {answer.url.host}: it wants a login, and none is known here"
-            raise OSError(f"the server answered {answer.status_code}{wanted}")
+            raise RefusedRequest(answer.status_code, answer.headers, answer.text[:200])
         size = int(answer.headers["Content-Range"].rsplit("/", 1)[1])
         if len(answer.content) != min(BLOCK_BYTES, size - first):
             raise ConnectionError(f"connection broke off after {len(answer.content)} bytes")
-        self._blocks[index] = answer.content
-        return size
+        return answer.content, size

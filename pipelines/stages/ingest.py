@@ -58,6 +58,7 @@ FAILURES = "reports/ingest_failures.json"
 """Every scene that could not be read, with its reason."""
 DOUBTS = "reports/ingest_doubts.json"
 """Every scene that was used although its pixels look wrong, with the reason and in how many groups."""
+NAMED = 3  # scenes that ``aef status`` names of each kind
 STATISTICS = "shards/statistics.json"
 CURRENT = "shards/current.json"
 
@@ -383,12 +384,27 @@ def describe(config: Config, survey: Survey) -> Estimate:
 
 
 def status_line(config: Config) -> str:
-    """One line for ``aef status``."""
+    """Done, left, and unread by reason, for ``aef status``: from what is on storage, whether or not a run goes on."""
     storage = Storage(config.root)
-    rows = [storage.read_json(path) for path in storage.list(SHARDS, ".json") if path not in (CURRENT, STATISTICS)]
-    groups = [row for row in rows if isinstance(row, dict) and "shards" in row and "sites" in row]
-    done = sum(row["sites"] for row in groups)
+    groups: dict[str, dict[str, Any]] = {}
+    for path in storage.list(SHARDS, ".json"):
+        if path in (CURRENT, STATISTICS) or not path.startswith((f"{SHARDS}/train/", f"{SHARDS}/test/")):
+            continue
+        # Of a group that was read with several settings, one counts.
+        groups[path.rsplit("-", 1)[0]] = storage.read_json(path)
+    done = sum(row["sites"] for row in groups.values())
     planned = storage.read_json("plan/plan.json")["counts"]["sequences"]
-    return (
-        f"ingest: {done} of {planned} planned sequences read ({sum(len(row['empty']) for row in groups)} without input)"
-    )
+    empty, water = (sum(len(row[name]) for row in groups.values()) for name in ("empty", "water"))
+    lines = [
+        f"ingest: {done} of {planned} planned sequences done, {max(planned - done, 0)} left "
+        f"({empty} without input, {water} open water)"
+    ]
+    unread: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in groups.values():
+        for failure in row["failures"]:
+            unread[failure["source"], failure["kind"]].add(failure["scene_id"])
+    for (source, kind), scenes in sorted(unread.items()):
+        first = ", ".join(sorted(scenes)[:NAMED])
+        more = f" and {len(scenes) - NAMED} more" if len(scenes) > NAMED else ""
+        lines.append(f"ingest: {len(scenes)} scenes of {source} not read, {kind}: {first}{more}")
+    return "\n".join(lines)

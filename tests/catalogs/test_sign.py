@@ -13,9 +13,9 @@ import pytest
 
 from pipelines.catalogs import SigningError, open_catalog
 from pipelines.catalogs import sign as signing
-from pipelines.catalogs.retry import wait_s
 from pipelines.catalogs.sign import Buckets, Earthdata, PlanetaryComputerSigner, SandboxSigner
 from pipelines.grid import format_time
+from pipelines.patience import wait_s
 from pipelines.sandbox.process import running_server, served, set_faults
 from tests.catalogs import static_world
 

@@ -12,7 +12,7 @@ import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.coregister.engines import Crop, FileGrid, HeaderMismatch, cog, engine
+from pipelines.coregister.engines import Crop, FileGrid, HeaderMismatch, cog, engine, ranges
 from pipelines.coregister.engines.blocks import BLOCK_CACHE_BYTES, BlockCache
 from pipelines.coregister.engines.tiff import TooShort, Unsupported, parse
 from tests.coregister.files import EPSG, LEFT, TOP, write_raster
@@ -254,3 +254,45 @@ def test_the_cache_keeps_its_bound_and_drops_what_is_used_up():
     assert cache.held_bytes == 40
     cache.forget("a")
     assert cache.held_bytes == 0
+
+
+@pytest.mark.parametrize("fault", [503, 429, 500, "truncate"])
+def test_a_range_that_fails_is_asked_for_again_by_itself(tmp_path, without_gdal, fault):
+    values = write(tmp_path / "a.tif", height=900, width=700, **TILED, compress="deflate")
+    whole = {"width": 700, "height": 900, "size": (900, 700)}
+    with serve(tmp_path) as server:
+        assert np.array_equal(read(crop_of(f"{server.url}/a.tif", **whole)), values)
+        sound = len(server.requests)
+    cog.forget_files()
+    with serve(tmp_path, lambda path, seen: fault if seen == 1 else None) as server:
+        assert np.array_equal(read(crop_of(f"{server.url}/a.tif", **whole)), values)
+        assert len(server.requests) == sound + 1 > 2
+
+
+def spoiled(monkeypatch, times):
+    """The first so many answers after the header arrive whole, with other bytes."""
+    ask, left = ranges.HttpBytes._ask, [times]
+
+    def _ask(self, url, start, end):
+        content, identity = ask(self, url, start, end)
+        if start and left[0]:
+            left[0] -= 1
+            content = b"\x07" * len(content)
+        return content, identity
+
+    monkeypatch.setattr(ranges.HttpBytes, "_ask", _ask)
+
+
+def test_a_block_that_cannot_be_inflated_is_fetched_once_more(tmp_path, monkeypatch, without_gdal):
+    values = write(tmp_path / "a.tif", height=900, width=700, **TILED, compress="deflate")
+    whole = {"width": 700, "height": 900, "size": (900, 700)}
+    blocks = -(-700 // 64) * -(-900 // 48)
+    spoiled(monkeypatch, 1)
+    with serve(tmp_path) as server:
+        assert np.array_equal(read(crop_of(f"{server.url}/a.tif", **whole)), values)
+        assert len(server.requests) <= 2 + blocks
+    cog.forget_files()
+    spoiled(monkeypatch, 10_000)
+    with serve(tmp_path) as server, pytest.raises(cog.CorruptBlock, match="cannot be inflated"):
+        read(crop_of(f"{server.url}/a.tif", **whole))
+    assert len(server.requests) == 3

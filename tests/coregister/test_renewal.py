@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.coregister.engines import ENGINES, engine
-from pipelines.coregister.fetch import FailureKind, Request, fetch
+from pipelines.coregister.engines import ENGINES, cog, engine
+from pipelines.coregister.fetch import FailureKind, Request, fetch, renewed
 from tests.coregister.files import LEFT, TOP, asset_of, noise, window, write_raster
 from tests.coregister.served import serve
 
@@ -48,6 +48,38 @@ def test_a_signature_that_ends_in_mid_read_is_renewed_once(tmp_path, name: str, 
     col, row = request.origin
     height, width = request.pixels.shape
     np.testing.assert_array_equal(request.pixels, noise((2000, 600), 1)[row : row + height, col : col + width])
+
+
+def test_a_renewal_in_mid_read_reads_nothing_twice(tmp_path):
+    path = write_raster(tmp_path / "a.tif", noise((2000, 600), 1), LEFT, TOP, 10)
+    counts = []
+    for spoil in (lambda path, seen: None, lambda path, seen: 403 if path.endswith("=0") and seen >= 1 else None):
+        cog.forget_files()
+        with serve(tmp_path, spoil) as server:
+            request = requested(path, server.url, Signer())
+            fetch([request], engine("cog"), threads=1)
+        assert request.failure is None and request.attempts == 0
+        counts.append(len(server.requests))
+    assert counts[1] == counts[0] + 1
+
+
+def test_readers_that_are_refused_together_renew_once():
+    sign = Signer()
+    assert [renewed(sign, "x", "x?token=0") for _ in range(3)] == ["x?token=1"] * 3
+    assert sign.invalidated == ["x"]
+
+
+def test_a_header_is_known_under_any_signature(tmp_path):
+    path, sign = write_raster(tmp_path / "a.tif", noise((2000, 600), 1), LEFT, TOP, 10), Signer()
+    cog.forget_files()
+    with serve(tmp_path) as server:
+        fetch([requested(path, server.url, sign)], engine("cog"), threads=1)
+        first = len(server.requests)
+        sign.invalidate("all")
+        cog.BLOCKS.clear()
+        fetch([requested(path, server.url, sign)], engine("cog"), threads=1)
+        again = server.requests[first:]
+    assert len(again) == first - 1 and all(one.endswith("token=1") for one in again)
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -88,6 +88,8 @@ class Crop:
         col, row, width, height: in the file's pixels.
         settings: GDAL configuration that this address needs; may hold credentials, so it is never printed.
         again: the file was tried before; what GDAL remembers of it must not be trusted.
+        name: of the file, whatever its signature; its address where it has none.
+        renew: a refused address to one with a new signature, for engines that can go on in mid-read.
     """
 
     href: str
@@ -100,6 +102,8 @@ class Crop:
     height: int
     again: bool = False
     settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    name: str = ""
+    renew: Callable[[str], str] | None = field(default=None, repr=False, compare=False)
 
     @property
     def gdal_env(self) -> dict[str, object]:

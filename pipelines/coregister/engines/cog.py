@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from pipelines.coregister.engines.base import HEADER_BYTES, SMALL_FILE_BYTES, Crop, FileGrid, in_threads
 from pipelines.coregister.engines.blocks import BlockCache
-from pipelines.coregister.engines.ranges import ByteSource, open_bytes
+from pipelines.coregister.engines.ranges import ByteSource, HttpBytes, open_bytes
 from pipelines.coregister.engines.rasterio import read_crop
 from pipelines.coregister.engines.tiff import DEFLATE, FLOATING, HORIZONTAL, TiffImage, TooShort, Unsupported, parse
 
@@ -45,13 +45,14 @@ class _File:
     """A file whose header was read.
 
     Attributes:
+        name: its address without a signature, by which it is known.
         source: of its bytes.
         image: its header.
         head: its first bytes, whole for a small file.
         born: when, on the monotonic clock.
     """
 
-    href: str
+    name: str
     source: ByteSource
     image: TiffImage
     head: bytes = field(repr=False)
@@ -70,18 +71,20 @@ class _Headers:
         self._files: OrderedDict[str, _File] = OrderedDict()
         self._held_bytes = 0
 
-    def get(self, href: str) -> _File | None:
+    def get(self, crop: Crop) -> _File | None:
         with self._lock:
-            file = self._files.get(href)
+            file = self._files.get(_name(crop))
         if file is None or time.monotonic() - file.born > HEADER_AGE_S:
             return None
-        # A local file that was written again since is another file; a remote one says so with every range.
-        return file if "://" in href or open_bytes(href).identity == file.source.identity else None
+        if isinstance(file.source, HttpBytes):  # says with every range which version of the file it is
+            file.source.url, file.source.renew = crop.href, crop.renew
+            return file
+        return file if open_bytes(crop.href).identity == file.source.identity else None
 
     def put(self, file: _File) -> None:
-        self.forget(file.href)
+        self.forget(file.name)
         with self._lock:
-            self._files[file.href] = file
+            self._files[file.name] = file
             self._held_bytes += file.held_bytes
             while self._held_bytes > HEADERS_BYTES:
                 self._held_bytes -= self._files.popitem(last=False)[1].held_bytes
@@ -91,10 +94,10 @@ class _Headers:
             self._files.clear()
             self._held_bytes = 0
 
-    def forget(self, href: str) -> None:
+    def forget(self, name: str) -> None:
         with self._lock:
-            if href in self._files:
-                self._held_bytes -= self._files.pop(href).held_bytes
+            if name in self._files:
+                self._held_bytes -= self._files.pop(name).held_bytes
 
 
 _HEADERS = _Headers()
@@ -114,26 +117,34 @@ class CogEngine:
         return in_threads(_read, crops, threads)
 
 
+class CorruptBlock(OSError):
+    """A block whose bytes arrived are not what its header promises."""
+
+
+def _name(crop: Crop) -> str:
+    return crop.name or crop.href
+
+
 def _read(crop: Crop) -> NDArray | Exception:
     if crop.settings or ("://" in crop.href and not crop.href.startswith(("http://", "https://"))):
         return read_crop(crop)
     if crop.again:
-        _HEADERS.forget(crop.href)
-        BLOCKS.forget(crop.href)
+        _HEADERS.forget(_name(crop))
+        BLOCKS.forget(_name(crop))
     try:
-        file = _HEADERS.get(crop.href) or _open(crop)
+        file = _HEADERS.get(crop) or _open(crop)
         if not _as_described(file.image, crop):
             raise Unsupported("not what the catalog says")
         return _pixels(file, crop)
     except (Unsupported, NotImplementedError):
         return read_crop(crop)
     except Exception as error:  # handed to the caller, who classifies it
-        _HEADERS.forget(crop.href)
+        _HEADERS.forget(_name(crop))
         return error
 
 
 def _open(crop: Crop) -> _File:
-    source = open_bytes(crop.href)
+    source = open_bytes(crop.href, crop.renew)
     size = crop.grid.height * crop.grid.width * np.dtype(crop.dtype).itemsize
     wanted = max(HEADER_BYTES, size if size <= SMALL_FILE_BYTES else 0)
     head = source.read(0, wanted)
@@ -146,7 +157,7 @@ def _open(crop: Crop) -> _File:
             wanted = max(2 * wanted, short.needed)
             head += source.read(len(head), wanted)
             continue
-        file = _File(crop.href, source, image, head, time.monotonic())
+        file = _File(_name(crop), source, image, head, time.monotonic())
         _HEADERS.put(file)
         return file
 
@@ -189,7 +200,7 @@ def _pixels(file: _File, crop: Crop) -> NDArray:
     """The crop's pixels.
 
     Raises:
-        OSError: a range cannot be read, or a block cannot be inflated.
+        OSError: a range cannot be read, or a block cannot be inflated, also when it is fetched once more.
     """
     image = file.image
     out = np.empty((crop.height, crop.width), image.dtype)
@@ -213,15 +224,17 @@ def _pixels(file: _File, crop: Crop) -> NDArray:
         for piece in part:
             start, end = _span(image, piece)
             block = content[start - first : end - first]
-            if len(block) < end - start:
-                raise OSError(f"block {piece.block} ends after {len(block)} of {end - start} bytes")
-            _decode(image, piece, block, out)
+            try:
+                _decode(image, piece, block, out)
+            except CorruptBlock:
+                block = file.source.read(start, end)
+                _decode(image, piece, block, out)
             BLOCKS.put(_key(file, piece), block, _inside_px(image, piece.block) - piece.px)
     return out
 
 
 def _key(file: _File, piece: _Piece) -> tuple[str, str, int]:
-    return file.href, file.source.identity, piece.block[0] * file.image.counts.shape[1] + piece.block[1]
+    return file.name, file.source.identity, piece.block[0] * file.image.counts.shape[1] + piece.block[1]
 
 
 def _span(image: TiffImage, piece: _Piece) -> tuple[int, int]:
@@ -259,9 +272,9 @@ def _decode(image: TiffImage, piece: _Piece, content: bytes, out: NDArray) -> No
             # Inflating ends with the last row that is needed.
             content = isal_zlib.decompressobj().decompress(content, needed)
         except isal_zlib.error as error:  # type: ignore[misc]  # its stub calls the class an instance
-            raise OSError(f"block {piece.block} cannot be inflated: {error}") from error
+            raise CorruptBlock(f"block {piece.block} cannot be inflated: {error}") from error
     if len(content) < needed:
-        raise OSError(f"block {piece.block} holds {len(content)} bytes where {needed} are needed")
+        raise CorruptBlock(f"block {piece.block} holds {len(content)} bytes where {needed} are needed")
     first = piece.rows.start, piece.cols.start
     place = tuple(part.start for part in piece.out)
     shape = tuple(part.stop - part.start for part in piece.out)

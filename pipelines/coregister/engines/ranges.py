@@ -1,7 +1,8 @@
 """Byte ranges of local files and of HTTP addresses, with as little work a byte as Python allows.
 
-Answers are read in one piece; connections are kept. Errors say the status code in GDAL's words, so that one
-classification serves all engines.
+Answers are read in one piece; connections are kept. A range that fails is asked for again by itself, and with a new
+signature where the old one has run out. Errors say the status code in GDAL's words, so that one classification serves
+all engines.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
+
+from pipelines.patience import RefusedRequest, Renew, patiently_signed
 
 CONNECT_S, READ_S = 10, 60
 CONNECTIONS = 32  # kept open to one host; more threads than this wait
@@ -39,9 +42,9 @@ class ByteSource(Protocol):
         ...
 
 
-def open_bytes(href: str) -> ByteSource:
+def open_bytes(href: str, renew: Renew | None = None) -> ByteSource:
     """A source for a path or an ``http(s)://`` address."""
-    return HttpBytes(href) if href.startswith(("http://", "https://")) else LocalBytes(href)
+    return HttpBytes(href, renew) if href.startswith(("http://", "https://")) else LocalBytes(href)
 
 
 class LocalBytes:
@@ -59,10 +62,14 @@ class LocalBytes:
 
 
 class HttpBytes:
-    """An address that serves ranges."""
+    """An address that serves ranges.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    Attributes:
+        url: signed, as it was last known; ``renew`` gives the next.
+    """
+
+    def __init__(self, url: str, renew: Renew | None = None) -> None:
+        self.url, self.renew = url, renew
         self.identity = ""
         parts = urlsplit(url)
         self._pool = _pool(parts.scheme, parts.hostname or "")
@@ -72,30 +79,33 @@ class HttpBytes:
 
         Raises:
             ConnectionError: no answer, or one that broke off, or of another version of the file.
-            OSError: an answer that is no success.
+            RefusedRequest: an answer that is no success.
         """
+        (body, identity), self.url = patiently_signed(lambda url: self._ask(url, start, end), self.url, self.renew)
+        if self.identity and identity and identity != self.identity:
+            raise ConnectionError("connection was answered with another version of the file")
+        self.identity = self.identity or identity
+        return body
+
+    def _ask(self, url: str, start: int, end: int) -> tuple[bytes, str]:
+        """One range, and the version of the file."""
         try:
-            answer = self._pool.request(
-                "GET", self.url, headers={"Range": f"bytes={start}-{end - 1}"}, decode_content=False
-            )
+            answer = self._pool.request("GET", url, headers={"Range": f"bytes={start}-{end - 1}"}, decode_content=False)
         except urllib3.exceptions.HTTPError as error:
             raise ConnectionError(f"connection failed: {_cause(error)}") from error
         if answer.status == 416:
-            return b""
-        if answer.status not in (200, 206):
-            raise OSError(f"HTTP response code: {answer.status}")
+            return b"", ""
         body = answer.data
+        if answer.status not in (200, 206):
+            raise RefusedRequest(answer.status, answer.headers, body[:200].decode(errors="replace"))
         total = _TOTAL.search(answer.headers.get("Content-Range", ""))
         size = int(total[1]) if total else len(body)
         identity = f"{answer.headers.get('ETag') or answer.headers.get('Last-Modified') or ''}-{size}"
-        if self.identity and identity != self.identity:
-            raise ConnectionError("connection was answered with another version of the file")
-        self.identity = identity
         if answer.status == 200:  # a server without ranges
-            return body[start:end]
+            return body[start:end], identity
         if len(body) != min(end, size) - start:
             raise ConnectionError(f"connection broke off after {len(body)} bytes")
-        return body
+        return body, identity
 
 
 @lru_cache(maxsize=64)
@@ -104,7 +114,7 @@ def _pool(scheme: str, host: str) -> urllib3.PoolManager:
         "maxsize": CONNECTIONS,
         "block": True,
         "timeout": urllib3.Timeout(connect=CONNECT_S, read=READ_S),
-        # Failures are counted and classified by the caller, who tries again.
+        # Failures are counted and classified by those who ask, who try again.
         "retries": urllib3.Retry(total=REDIRECTS, connect=0, read=0, status=0, other=0, redirect=REDIRECTS),
     }
     proxy = None if proxy_bypass(host) else getproxies().get(scheme)
