@@ -89,4 +89,5 @@ def test_access_that_no_signature_gives_ends_as_a_failure(tmp_path, name: str):
         request = requested(path, server.url, sign)
         fetch([request], engine(name), threads=1, backoff_s=0.01)
     assert request.pixels is None and request.failure is not None and request.failure.kind is FailureKind.EXPIRED
-    assert len(sign.invalidated) == 2
+    # The block engine renews within a read too.
+    assert len(sign.invalidated) == (5 if name == "cog" else 2)
