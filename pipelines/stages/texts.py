@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from ray.exceptions import RayTaskError
 
 from pipelines.config import Config, ConfigError
+from pipelines.coregister.fetch import Failure, retrying
 from pipelines.coregister.texts import text_table
 from pipelines.scenes import Scene
 from pipelines.sequence import TextSamples
+from pipelines.stages.outage import OutageError
 from pipelines.stages.plan import Plan
 from pipelines.stages.signing import signers
 from pipelines.storage import Storage
@@ -117,11 +119,16 @@ class TextVectors:
         """The samples with their vectors in place of the texts.
 
         Raises:
-            KeyError: for a text that was never added.
+            OutageError: a text has no vector, because its file could not be read when texts were encoded.
         """
         self.wait()
         known = self.known()
-        vectors = [known[text_key(text)] for text in texts.text]
+        keys = [text_key(text) for text in texts.text]
+        if missing := sum(key not in known for key in keys):
+            raise OutageError(
+                f"text: {missing} texts could not be read when all were encoded; the next run tries again"
+            )
+        vectors = [known[key] for key in keys]
         return replace(texts, text=(), vector=np.stack(vectors).astype(np.float32))
 
 
@@ -143,10 +150,10 @@ def encode_planned_texts(config: Config, plan: Plan) -> TextVectors | None:
 @ray.remote(num_cpus=1, max_calls=1)
 def _encode_scenes(config: Config, scenes: list[Scene], vectors: TextVectors) -> int:
     by_catalog = signers(config)
-    texts = [
-        text
-        for scene in scenes
-        for asset in scene.assets.values()
-        for text in text_table(by_catalog[scene.catalog](asset.href))["text"]
-    ]
+    texts: list[str] = []
+    for scene in scenes:
+        for asset in scene.assets.values():
+            table = retrying(text_table, asset.href, by_catalog[scene.catalog])
+            if not isinstance(table, Failure):  # one that cannot be read is recorded where its places are
+                texts += table["text"]
     return vectors.add(texts)
