@@ -16,12 +16,13 @@ from shapely import STRtree, box
 
 from pipelines.catalogs import Catalog
 from pipelines.config import ConfigError, StratumConfig
-from pipelines.coregister.fetch import Failure, retrying
+from pipelines.coregister.fetch import PERMANENT, Failure, retrying
 from pipelines.coregister.texts import text_table
 from pipelines.grid import RESOLUTION_M, WGS84, Period, Window, transformer
 from pipelines.scenes import Scene
 from pipelines.sources import source
 from pipelines.sources.base import Kind
+from pipelines.stages.session import log
 
 OUTSIDE, FULL, WATER = (
     "outside every stratum of plan.strata",
@@ -145,10 +146,10 @@ class TextPoints:
 
     @classmethod
     def read(cls, scenes: Sequence[Scene], catalogs: dict[str, Catalog]) -> TextPoints:
-        """The points of all files of texts among some scenes.
+        """The points of all files of texts among some scenes; of a file that is missing or broken, a warning.
 
         Raises:
-            ConfigError: a file cannot be read.
+            ConfigError: a file cannot be read now, but perhaps later: other sites would be drawn then.
         """
         lonlat, valid = [np.empty((0, 2))], [np.empty((0, 2), np.int64)]
         for scene in scenes:
@@ -156,6 +157,9 @@ class TextPoints:
                 continue
             for asset in scene.assets.values():
                 table = retrying(text_table, asset.href, catalogs[scene.catalog].signer)
+                if isinstance(table, Failure) and table.kind in PERMANENT:
+                    log.warning("texts of %s are left out (%s: %s)", scene.scene_id, table.kind, table.reason)
+                    continue
                 if isinstance(table, Failure):
                     raise ConfigError(
                         f"sources.{scene.source}: {scene.scene_id} cannot be read ({table.kind}: {table.reason}); "

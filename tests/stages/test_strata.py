@@ -8,7 +8,9 @@ import pytest
 from shapely import box
 
 from pipelines.config import Area, ConfigError, PlanConfig, StratumConfig
+from pipelines.coregister.fetch import Failure, FailureKind
 from pipelines.grid import WGS84, Period, transformer
+from pipelines.scenes import Asset, Scene
 from pipelines.sequence import Sequence
 from pipelines.sources.landcover import with_classes
 from pipelines.stages.sites import count_sequences, draw_sites, frame_to_sites, sites_to_frame
@@ -172,6 +174,34 @@ def test_counting_agrees_with_looking_up_every_pixel():
 def test_a_point_found_by_two_searches_counts_once():
     texts = points(drawn()[0][:4])
     assert len(texts.joined(texts).lonlat) == 4
+
+
+class Catalog:
+    """Addresses are opened as they are."""
+
+    def signer(self, href):
+        return href
+
+
+def text_scene(href):
+    asset = Asset(str(href), "texts")
+    return Scene("text", "t", "here", "texts", 0, (0, 1), box(*BBOX), {"texts": asset}, {})
+
+
+def test_a_file_of_texts_that_is_gone_costs_a_warning_and_one_that_may_come_back_ends_it(tmp_path, caplog, monkeypatch):
+    times = {"text": ["a"], "start_ms": [YEAR.start_ms], "end_ms": [YEAR.end_ms], "uncertainty_m": [5.0]}
+    gpd.GeoDataFrame(times, geometry=gpd.points_from_xy([6.0], [49.95]), crs=WGS84).to_parquet(tmp_path / "t.parquet")
+    here = TextPoints.read([text_scene(tmp_path / "t.parquet")], {"here": Catalog()})
+    assert here.lonlat.tolist() == [[6.0, 49.95]] and here.valid_ms.tolist() == [[YEAR.start_ms, YEAR.end_ms]]
+    gone = TextPoints.read([text_scene(tmp_path / "gone.parquet")], {"here": Catalog()})
+    assert not len(gone.lonlat) and "texts of t are left out (missing" in caplog.text
+
+    def down(*_):
+        return Failure(FailureKind.TRANSIENT, "connection failed")
+
+    monkeypatch.setattr("pipelines.stages.strata.retrying", down)
+    with pytest.raises(ConfigError, match=r"sources.text: t cannot be read \(transient: .*plan.texts_first: false"):
+        TextPoints.read([text_scene("http://x/t.parquet")], {"here": Catalog()})
 
 
 def test_a_training_site_gets_so_many_periods_those_with_texts_first_and_a_test_site_all():
