@@ -155,5 +155,5 @@ def _encode_scenes(config: Config, scenes: list[Scene], vectors: TextVectors) ->
         for asset in scene.assets.values():
             table = retrying(text_table, asset.href, by_catalog[scene.catalog])
             if not isinstance(table, Failure):  # one that cannot be read is recorded where its places are
-                texts += table["text"]
+                texts.extend(table["text"])
     return vectors.add(texts)
