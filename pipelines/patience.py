@@ -52,16 +52,20 @@ def patiently(ask: Callable[[], T], first_s: float = FIRST_WAIT_S) -> T:
     """
     asked = 0
     while True:
+        asked += 1
         try:
             return ask()
-        except (RefusedRequest, ConnectionError) as error:
-            asked += 1
-            error.asked = asked  # type: ignore[union-attr]
-            refused = isinstance(error, RefusedRequest)
-            if asked >= (_STATUS.get(error.status, FINAL) if refused else PASSING):
+        except RefusedRequest as error:
+            error.asked = asked
+            if asked >= _STATUS.get(error.status, FINAL):
                 raise
-            headers, said = (error.headers, error.said) if refused else ({}, "")
-        time.sleep(wait_s(asked - 1, headers, said, first_s) * random.uniform(1, 1 + JITTER))
+            pause_s = wait_s(asked - 1, error.headers, error.said, first_s)
+        except ConnectionError as error:
+            error.asked = asked  # type: ignore[attr-defined]
+            if asked >= PASSING:
+                raise
+            pause_s = wait_s(asked - 1, {}, "", first_s)
+        time.sleep(pause_s * random.uniform(1, 1 + JITTER))
 
 
 def wait_s(attempt: int, headers: Mapping[str, str], body: str = "", first_s: float = 0.5) -> float:
