@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.stages.running import PROJECT, Aef, content, descendants, free_port, kill_driver, wait_until
+from tests.stages.running import PROJECT, content, descendants, free_port, kill_driver, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 RAY = Path(sys.executable).parent / "ray"
@@ -68,22 +67,16 @@ def cluster(tmp_path_factory, monkeypatch):
         yield address, (one, two)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """An unharmed plan and ingest."""
-    root = tmp_path_factory.mktemp("whole")
-    aef = Aef(root, root / "sandbox", free_port())
-    for stage in ("plan", "ingest"):
-        done = aef.run(stage)
-        assert done.status == 0, done.err + done.out
-    return aef
+@pytest.fixture
+def whole(finished):
+    """An unharmed run."""
+    return finished[0]
 
 
 @pytest.fixture
-def harmed(whole, tmp_path):
+def harmed(continued):
     """The same plan in a root of its own."""
-    shutil.copytree(whole.root / "plan", tmp_path / "root" / "plan")
-    return Aef(tmp_path / "root", whole.sandbox, whole.port)
+    return continued("plan")
 
 
 def groups(aef):
