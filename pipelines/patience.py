@@ -6,6 +6,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -30,7 +31,7 @@ class RefusedRequest(OSError):
 
     Attributes:
         status: of HTTP.
-        asked: how often it was asked.
+        asked: how often a failure of its class was met.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], said: str = "") -> None:
@@ -47,25 +48,25 @@ def patiently(ask: Callable[[], T], first_s: float = FIRST_WAIT_S) -> T:
             cannot be reached or hangs up.
         first_s: the first wait where the server asks for none; doubles.
 
+    Failures are counted by class: a "not found" after a "come back later" is the first of its kind, not confirmed yet.
+
     Raises:
-        RefusedRequest, ConnectionError: the last failure; its ``asked`` says how often it was asked.
+        RefusedRequest, ConnectionError: the last failure; its ``asked`` says how often one of its class was met.
     """
-    asked = 0
+    met: Counter[int] = Counter()  # by the limit of a class, which is its own
+    headers: Mapping[str, str]
     while True:
-        asked += 1
         try:
             return ask()
-        except RefusedRequest as error:
-            error.asked = asked
-            if asked >= _STATUS.get(error.status, FINAL):
+        except (RefusedRequest, ConnectionError) as error:
+            limit, headers, said = PASSING, {}, ""
+            if isinstance(error, RefusedRequest):
+                limit, headers, said = _STATUS.get(error.status, FINAL), error.headers, error.said
+            met[limit] += 1
+            error.asked = met[limit]  # type: ignore[union-attr]
+            if met[limit] >= limit:
                 raise
-            pause_s = wait_s(asked - 1, error.headers, error.said, first_s)
-        except ConnectionError as error:
-            error.asked = asked  # type: ignore[attr-defined]
-            if asked >= PASSING:
-                raise
-            pause_s = wait_s(asked - 1, {}, "", first_s)
-        time.sleep(pause_s * random.uniform(1, 1 + JITTER))
+        time.sleep(wait_s(met.total() - 1, headers, said, first_s) * random.uniform(1, 1 + JITTER))
 
 
 def wait_s(attempt: int, headers: Mapping[str, str], body: str = "", first_s: float = 0.5) -> float:

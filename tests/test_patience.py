@@ -52,6 +52,22 @@ def test_what_does_not_pass_is_handed_on_with_the_number_of_requests(waits, fail
     assert len(server.asked) == caught.value.asked == asked
 
 
+@pytest.mark.parametrize("before", [refused(503), ConnectionError("reset")])
+def test_not_found_after_another_failure_is_confirmed_first(waits, before):
+    assert patiently(Server(before, refused(404), before)) == "content"
+    server = Server(before, refused(404), before, refused(404))
+    with pytest.raises(RefusedRequest) as caught:
+        patiently(server)
+    assert len(server.asked) == 4 and caught.value.status == 404 and caught.value.asked == 2
+
+
+def test_what_fails_in_every_way_ends(waits):
+    server = Server(*[refused(404), *[refused(503)] * 3, refused(404)] * 9)
+    with pytest.raises(RefusedRequest):
+        patiently(server)
+    assert len(server.asked) == 5
+
+
 def test_a_server_that_says_when_is_obeyed(waits):
     assert patiently(Server(refused(429, Retry_After="7"), refused(503, retry_after="2"))) == "content"
     assert waits == [7.0, 2.0]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import TypeVar
@@ -42,8 +43,8 @@ class FailureKind(StrEnum):
 
 # The file's own: another run would find the same. All other kinds are of the moment or of the user's access.
 PERMANENT = frozenset({FailureKind.MISSING, FailureKind.CORRUPT, FailureKind.MISDESCRIBED, FailureKind.UNUSABLE})
-# Attempts in all, those that an engine made of one request counted. A missing file is tried twice: object stores answer
-# 404 for a moment under load.
+# Attempts that may end in one class, those that an engine made of one request counted. A missing file is tried twice:
+# object stores answer 404 for a moment under load. Classes are counted apart: a first 404 after a 503 is a first one.
 ATTEMPTS = {
     FailureKind.THROTTLED: 5,
     FailureKind.EXPIRED: 3,
@@ -98,6 +99,7 @@ class Request:
         header: of the file: from the catalog, corrected by the file.
         pixels: the crop once read, and ``origin`` its first column and row in the file.
         failure: why there are none.
+        tried: failed attempts by class.
     """
 
     asset: Asset
@@ -109,7 +111,7 @@ class Request:
     pixels: NDArray | None = None
     origin: tuple[int, int] = (0, 0)
     failure: Failure | None = None
-    attempts: int = 0
+    tried: Counter[FailureKind] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         asset = self.asset
@@ -120,6 +122,11 @@ class Request:
                 self.failure = Failure(FailureKind.UNUSABLE, str(error))
             else:
                 self.header = Header(grid, asset.dtype or self.dtype, asset.nodata)
+
+    @property
+    def attempts(self) -> int:
+        """Failed ones in all."""
+        return self.tried.total()
 
     @property
     def grid(self) -> FileGrid:
@@ -200,7 +207,7 @@ def fetch(requests: Sequence[Request], engine: Engine, *, threads: int = 8, back
         results = engine.read([crop for _, crop in ready], threads)
         for (request, crop), result in zip(ready, results, strict=True):
             if isinstance(result, HeaderMismatch) and not request.attempts:
-                request.attempts, request.header = 1, result.header
+                request.tried[FailureKind.MISDESCRIBED], request.header = 1, result.header
                 request.failure = Failure(FailureKind.MISDESCRIBED, str(result))
             elif isinstance(result, Exception):
                 _settle(request, result)
@@ -227,14 +234,15 @@ def renewed(sign: Sign, href: str, refused: str) -> str:
 
 def retrying(action: Callable[[str], T], href: str, sign: Sign | None, backoff_s: float = BACKOFF_S) -> T | Failure:
     """What an action makes of a signed address, tried as often as its class of failure deserves."""
-    attempts, pause_s = 0, backoff_s
+    tried: Counter[FailureKind] = Counter()
+    pause_s = backoff_s
     while True:
         try:
             return action(local_path(_asked(sign, href) if sign else href))
         except Exception as error:  # becomes a recorded failure
             failure = Failure.of(error)
-            attempts += getattr(error, "asked", 1)
-        if attempts >= ATTEMPTS[failure.kind]:
+            tried[failure.kind] += getattr(error, "asked", 1)
+        if tried[failure.kind] >= ATTEMPTS[failure.kind]:
             return failure
         if failure.kind is FailureKind.EXPIRED and sign is not None and hasattr(sign, "invalidate"):
             sign.invalidate(href)
@@ -292,8 +300,8 @@ def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception
 
 def _settle(request: Request, error: Exception) -> None:
     """Records a failed attempt."""
-    request.attempts += getattr(error, "asked", 1)
     request.failure = Failure.of(error)
+    request.tried[request.failure.kind] += getattr(error, "asked", 1)
     sign = request.sign
     if (
         request.failure.kind is FailureKind.EXPIRED
@@ -305,4 +313,5 @@ def _settle(request: Request, error: Exception) -> None:
 
 
 def _may_try(request: Request) -> bool:
-    return request.failure is not None and request.attempts < ATTEMPTS[request.failure.kind]
+    failure = request.failure
+    return failure is not None and request.tried[failure.kind] < ATTEMPTS[failure.kind]

@@ -46,6 +46,39 @@ def test_a_lasting_fault_is_named_by_its_class_and_spares_its_neighbours(raster,
     assert sound.failure is None and sound.pixels is not None
 
 
+class Failing:
+    """An engine whose reads fail in some ways, one after the other, before the first that is sound."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = list(statuses)
+
+    def read(self, crops, threads):
+        if self.statuses:
+            return [OSError(f"HTTP response code: {self.statuses.pop(0)}")]
+        return engine("rasterio").read(crops, threads)
+
+
+@pytest.mark.parametrize("statuses", [(503, 404), (500, 404, 503), (403, 404, 500)])
+def test_not_found_after_other_failures_is_no_missing_file_yet(raster, tmp_path, statuses):
+    request = request_of(raster, str(tmp_path))
+    fetch([request], Failing(*statuses), threads=1, backoff_s=0.01)
+    assert request.failure is None and request.pixels is not None and request.attempts == len(statuses)
+    lost = request_of(raster, str(tmp_path))
+    fetch([lost], Failing(*statuses, 404), threads=1, backoff_s=0.01)
+    assert lost.failure is not None and lost.failure.kind is FailureKind.MISSING
+
+
+def test_not_found_after_other_failures_is_no_missing_file_for_single_files_either():
+    statuses = [503, 404]
+
+    def action(href: str) -> str:
+        if statuses:
+            raise OSError(f"HTTP response code: {statuses.pop(0)}")
+        return "content"
+
+    assert retrying(action, "https://x/a.h5", None, backoff_s=0.01) == "content"
+
+
 class Signer:
     """Signatures that the server refuses until they are renewed."""
 
