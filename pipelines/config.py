@@ -258,7 +258,7 @@ class EvaluateConfig(_Part):
     year: str | None = Field("year", description="column of the year of the label; null: labels hold for every period")
     split: Literal["sites", "groups"] = Field("sites", description="hold out the test sites, or a share of the groups")
     test_share: float = Field(0.4, gt=0, lt=1, description="for split: groups")
-    shots: tuple[int | Literal["max"], ...] = (1, 10, "max")
+    shots: tuple[int | Literal["max"], ...] = Field((1, 10, "max"), min_length=1)
     repeats: dict[int | Literal["max"], int] = Field(default_factory=_default_repeats)
     max_per_class: int = Field(100, ge=1)
     features: tuple[str, ...] = Field((), description="baselines to compute; empty: all")

@@ -87,7 +87,7 @@ def evaluate(
         train_mask: points that may be drawn for training.
         test_mask: points that are scored.
         sites: ``(P,)`` site of each point, the unit of the bootstrap.
-        shots: replaces those of the settings.
+        shots: those of the settings to do now; None: all. Each gives the same rows alone as beside the others.
         repeats: replaces those of the settings.
         seed: of draws and bootstrap.
         settings: everything else.
@@ -101,10 +101,10 @@ def evaluate(
         ValueError: when shapes differ or fewer than two classes remain.
     """
     base = settings or Settings()
-    settings = replace(base, shots=shots or base.shots, repeats=repeats or base.repeats)
+    settings = replace(base, repeats=repeats or base.repeats)
     problem = _Problem.make(features, labels, task, train_mask, test_mask, sites, settings, seed)
     scores: list[Score] = []
-    for shot in settings.shots:
+    for shot in settings.shots if shots is None else shots:
         draws = problem.draws(problem.train, shot, _repeats(settings, shot), seed)
         boot = Bootstrap.make(problem.site_count, len(draws), settings.resamplings, seed)
         best: dict[str, _Result] = {}

@@ -16,8 +16,8 @@ from pipelines.stages.checks import quality_checks
 from pipelines.stages.ingest import current_shards
 from pipelines.stages.probe_points import computed_features, label_files, labelled_points, places_of
 from pipelines.stages.report_contents import report_data
-from pipelines.stages.scoring import Features, mapped_vectors, task_scores
-from pipelines.stages.session import StageResult, ray_session
+from pipelines.stages.scoring import Features, all_scores, mapped_vectors
+from pipelines.stages.session import Progress, StageResult, ray_session
 from pipelines.stages.truth import check_truth, truth_files
 from pipelines.storage import Storage
 
@@ -50,10 +50,8 @@ def run(config: Config) -> StageResult:
     features: Features = {EMBEDDING: mapped_vectors(storage, points)}
     with ray_session(config):
         features |= computed_features(config, places, points)
-    scores: list[Score] = []
-    for task in config.evaluate.tasks:
-        scores += task_scores(config, task, points, features)
-        result.written += 1
+        scores = all_scores(config, points, features, Progress("evaluate", "parts of the table"))
+    result.written = result.planned
     reductions = mean_reductions(scores)
     scores += reductions
     checks = quality_checks(config, points, features[EMBEDDING])

@@ -92,15 +92,14 @@ def labelled_points(config: Config, places: list[Place]) -> pd.DataFrame:
     parts = []
     lon, lat = table["lon"].to_numpy(), table["lat"].to_numpy()
     years = table["year"].to_numpy()
+    known_years = [int(year) for year in np.unique(years)]
     taken: set[tuple[int, str]] = set()
     for index, place in enumerate(places):
         epsg = place.window.epsg
         west, south, east, north = place.window.bounds_m
         x, y = transformer(WGS84, epsg).transform(lon, lat)
         inside = (x >= west) & (x < east) & (y > south) & (y <= north)
-        inside &= (
-            np.array([year == -1 or _in_season(int(year), place.period) for year in years]) if len(years) else inside
-        )
+        inside &= np.isin(years, [-1, *(year for year in known_years if _in_season(year, place.period))])
         for point in np.flatnonzero(inside).tolist():
             # Sites of two zones may overlap on the ground: the zone that owns the point has it.
             if utm_epsg(lon[point], lat[point]) != epsg or (point, place.period.label) in taken:

@@ -26,6 +26,8 @@ WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    # torch asks the kernel for huge pages: large activations fault once in 2 MiB (docs/decisions.md has the figures).
+    "THP_MEM_ALLOC_ENABLE": "1",
 }
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 

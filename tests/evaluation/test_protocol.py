@@ -237,3 +237,16 @@ def test_scores_file_has_the_agreed_fields_and_refuses_nan(tmp_path):
     assert read_scores(Storage(tmp_path), "reports/scores.json") == [row]
     with pytest.raises(ValueError, match="not finite"):
         write_scores(Storage(tmp_path), "scores.json", [Score("a", "b", 1, "c", "d", "e", float("nan"), 0, 0, 1)])
+
+
+def test_a_number_of_shots_scores_alone_as_beside_the_others():
+    x, y, train, sites = world(noise=2.0)
+    few = Settings(shots=(1, 150, "max"), repeats={1: 3, 150: 2, "max": 2})  # 150: "max" is raised to it
+    features = {"embedding": x, "annual": x[:, :4]}
+    together = protocol.evaluate(features, y, CROPS, train, ~train, sites, settings=few)
+    alone = [
+        row
+        for shot in few.shots
+        for row in protocol.evaluate(features, y, CROPS, train, ~train, sites, [shot], settings=few)
+    ]
+    assert alone == together
