@@ -23,6 +23,7 @@ from pipelines.config import load_config
 
 METRICS = ("balanced_accuracy", "r2")
 TARGETS = ("sentinel2", "sentinel1", "landsat", "era5", "gedi", "elevation", "landcover")
+INPUTS = ("sentinel2", "sentinel1", "landsat")
 
 FACTORS: dict[str, tuple[str, ...]] = {
     "reference": (),
@@ -39,7 +40,9 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "upsampling_bilinear": ("train.overrides.upsampling=bilinear",),
     "code_norm_none": ("train.overrides.code_norm=none",),
     "code_norm_batch": ("train.overrides.code_norm=batch",),
-} | {f"target_off_{name}": (f"sources.{name}.loss_weight=0",) for name in TARGETS}
+}
+FACTORS |= {f"target_off_{name}": (f"sources.{name}.loss_weight=0",) for name in TARGETS}
+FACTORS |= {f"input_off_{name}": (f"sources.{name}.encoded=false",) for name in INPUTS}
 """What each factor changes, as ``--set`` of the command line; the reference changes nothing."""
 
 

@@ -135,6 +135,9 @@ class SourceConfig(_Part):
         "loss in full, and from which not at all (default: 50 and 50, the paper's threshold)",
     )
     loss_weight: float | None = Field(None, ge=0, description="weight of its reconstruction (default: the paper's)")
+    encoded: bool | None = Field(
+        None, description="false: an input source becomes a target only, which embeddings are not made from"
+    )
     required: bool = Field(True, description="stop when the catalog has no scene of it in the area")
 
 
@@ -361,6 +364,10 @@ class Config(_Part):
                     f"sources.{name}.cloud_percent: [{full:g}, {none:g}] must be two rising numbers from 0 to 100"
                 )
             found = with_cloud_percent(found, part.cloud_percent)
+        if part.encoded and not found.is_input:
+            raise ValueError(f"sources.{name}.encoded: {name} can only be a target; remove the key")
+        if part.encoded is False:
+            found = replace(found, is_input=False)
         return found if part.loss_weight is None else replace(found, loss_weight=part.loss_weight)
 
 

@@ -44,6 +44,19 @@ def refusal(path, *overrides):
     return text
 
 
+def test_an_input_source_may_be_a_target_only_and_no_target_becomes_an_input(write):
+    def sources(**encoded):
+        part = {"catalog": "earth", "collections": ["any"]}
+        return write(sources={name: {**part, "encoded": value} for name, value in encoded.items()})
+
+    found = load_config(sources(sentinel2=True, landsat=False, gedi=None))
+    assert {name for name in found.sources if found.source(name).is_input} == {"sentinel2"}
+    assert "sources.gedi.encoded: gedi can only be a target; remove the key" in refusal(
+        sources(sentinel2=None, gedi=True)
+    )
+    assert "at least one of sentinel2, sentinel1, landsat is needed" in refusal(sources(sentinel2=False))
+
+
 def test_limits_of_cloud_probability_change_the_source_and_are_checked(write):
     def limits(value, name="sentinel2"):
         part = {"catalog": "earth", "collections": ["any"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any
 
@@ -59,8 +59,9 @@ class Checkpoint:
         return sha.hexdigest()
 
     def sources(self) -> dict[str, Source]:
-        """The sources as they were trained on, bands in order."""
-        return {name: source(name, bands) for name, bands in self.bands.items()}
+        """The sources as they were trained on: bands in order, and which of them are encoded."""
+        encoded = {part["name"] for part in self.model["sources"] if part["is_input"]}
+        return {name: replace(source(name, bands), is_input=name in encoded) for name, bands in self.bands.items()}
 
     def build(self, *, untrained: bool = False) -> tuple[AlphaEarth, Statistics]:
         """The model, in evaluation mode, and the statistics that its inputs are normalised with.

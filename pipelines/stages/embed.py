@@ -266,7 +266,7 @@ def check_checkpoint(config: Config, checkpoint: Checkpoint) -> None:
         if ours == its:
             continue
         if ours is None:
-            problem = f"sources.{name}: not configured, but an input of the model under {config.root}"
+            problem = f"sources.{name}: not configured as an input, but one of the model under {config.root}"
         elif its is None:
             problem = f"sources.{name}: configured as an input, but none of the model under {config.root}"
         else:

@@ -112,6 +112,7 @@ def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scen
         },
         "bands": {name: config.source(name).band_names for name in sorted(config.sources)},
         "clouds": {name: part.cloud_percent for name, part in sorted(config.sources.items()) if part.cloud_percent},
+        "not_encoded": sorted(name for name, part in config.sources.items() if part.encoded is False),
     }
     parameters = {
         "text_encoder": config.ingest.text_encoder,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aef_model import AlphaEarth
-from pipelines.config import ConfigError
+from pipelines.config import Config, ConfigError
 from pipelines.sources.statistics import BandStatistics, Statistics
 from pipelines.stages import checkpoint as checkpoints
 from pipelines.stages.checkpoint import Checkpoint
@@ -63,6 +63,16 @@ def test_a_checkpoint_comes_back_bit_for_bit_and_builds_its_model(whole, tmp_pat
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, whole.state[name])
     assert back.sources()["sentinel2"].band_names == ("red", "nir")
+
+
+def test_a_source_that_was_trained_as_a_target_only_is_none_of_the_checkpoints_inputs(whole):
+    tree = CONFIG.model_dump()
+    tree["sources"]["sentinel1"]["encoded"] = False
+    model = model_config(Config.model_validate(tree))
+    encoded = {source.name for source in model.sources if source.is_input}
+    assert encoded == {"sentinel2"} and "sentinel1" in {source.name for source in model.sources}
+    sources = replace(whole, model=model.to_dict()).sources()
+    assert {name for name, source in sources.items() if source.is_input} == encoded and "sentinel1" in sources
 
 
 def test_the_untrained_control_has_other_weights_and_always_the_same(whole):

@@ -13,6 +13,7 @@ from pipelines.sources.statistics import BandStatistics, Statistics
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.embed import Recipe, check_checkpoint
 from pipelines.stages.ingest import STATISTICS
+from pipelines.stages.modelling import model_config
 from pipelines.storage import Storage
 from tests.stages.worlds import YEAR, config, sources_of
 
@@ -53,7 +54,8 @@ def statistics(mean=1.0):
 
 def checkpoint(**changes):
     bands = {name: list(found.band_names) for name, found in sources_of(CONFIG).items()}
-    fields = {"identity": "run", "step": 8, "steps": 8, "model": {}, "bands": bands, "statistics": statistics()}
+    model = model_config(CONFIG).to_dict()
+    fields = {"identity": "run", "step": 8, "steps": 8, "model": model, "bands": bands, "statistics": statistics()}
     return Checkpoint(**{**fields, "state": {}, **changes})
 
 
@@ -79,7 +81,10 @@ def test_a_model_that_fits_configuration_and_statistics_may_map(tmp_path):
             {"sentinel2": {"catalog": "here", "collections": ["any"], "bands": ["nir", "red"]}},
             r"sources\.sentinel2\.bands: \['nir', 'red'\], but the model under .* has \['red', 'nir'\]; run `aef",
         ),
-        ({"sentinel1": None}, r"sources\.sentinel1: not configured, but an input of the model under .*; run `aef"),
+        (
+            {"sentinel1": None},
+            r"sources\.sentinel1: not configured as an input, but one of the model under .*; run `aef",
+        ),
         (
             {"landsat": {"catalog": "here", "collections": ["any"]}},
             r"sources\.landsat: configured as an input, but none of the model under .*; run `aef train`, or restore",
