@@ -6,18 +6,17 @@ parsed as YAML. Unknown keys, wrong types and unset variables are errors that na
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from shapely import box, from_geojson, union_all
 from shapely.geometry.base import BaseGeometry
 
+from pipelines.config_errors import ConfigError as ConfigError
 from pipelines.config_errors import explain
+from pipelines.config_file import read_tree
 from pipelines.grid import Period, Window, zone_name
 from pipelines.sources import source as named_source
 from pipelines.sources.base import Kind, Source
@@ -25,10 +24,6 @@ from pipelines.sources.landcover import with_classes
 from pipelines.sources.sentinel2 import with_cloud_percent
 
 Engine = Literal["cog", "rasterio", "stackstac"]
-
-
-class ConfigError(ValueError):
-    """Something in the configuration that the user can mend; the message is one line."""
 
 
 class _Part(BaseModel):
@@ -364,41 +359,6 @@ class Config(_Part):
         return found if part.loss_weight is None else replace(found, loss_weight=part.loss_weight)
 
 
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-
-def _expand(value: Any, where: str, known: dict[str, str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _expand(item, f"{where}.{key}" if where else str(key), known) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item, f"{where}[{index}]", known) for index, item in enumerate(value)]
-    if isinstance(value, str):
-        for name in _VARIABLE.findall(value):
-            if name not in known:
-                raise ConfigError(f"{where}: environment variable {name} is not set; export {name}=... first")
-        return _VARIABLE.sub(lambda match: known[match[1]], value)
-    return value
-
-
-def _override(tree: dict[str, Any], assignment: str) -> None:
-    dotted, equals, text = assignment.partition("=")
-    if not equals or not dotted:
-        raise ConfigError(f"--set {assignment}: write dotted.key=value")
-    *parents, last = dotted.split(".")
-    node = tree
-    for name in parents:
-        child = node.get(name)
-        if child is None:
-            child = node[name] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {dotted}: {name} is not a section")
-        node = child
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {dotted}: {text!r} is not YAML") from error
-
-
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read, override, expand and check a configuration file.
 
@@ -406,24 +366,8 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         ConfigError: with one line that names the file, the key, the value and the remedy.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file; the named ones are in configs/")
+    tree = read_tree(path, overrides)
     try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: the top level must be a mapping of sections")
-    for assignment in overrides:
-        _override(tree, assignment)
-    try:
-        known = dict(os.environ) | {"root": ""}
-        if isinstance(tree.get("root"), str):
-            root = _expand(tree["root"], "root", known)
-            # Workers have working directories of their own.
-            known["root"] = tree["root"] = root if "://" in root else str(Path(root).resolve())
-        return Config.model_validate(_expand(tree, "", known))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(explain(error, path, Config)) from error

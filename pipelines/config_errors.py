@@ -12,6 +12,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 
+class ConfigError(ValueError):
+    """Something in the configuration that the user can mend; the message is one line."""
+
+
 def _innermost(model: type[BaseModel], location: tuple[Any, ...]) -> tuple[Any, FieldInfo | None, tuple[Any, ...]]:
     """Of a place in the tree: its annotation, the innermost field that holds it, and the way there from the field."""
     annotation: Any = model

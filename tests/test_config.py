@@ -233,6 +233,38 @@ def test_files_that_are_not_configurations(tmp_path):
     assert "no such configuration file; the named ones are in configs/" in refusal(missing)
     assert "not valid YAML" in refusal(broken)
     assert "must be a mapping" in refusal(flat)
+    assert "is a folder; give a configuration file" in refusal(tmp_path)
+    empty, latin = tmp_path / "empty.yaml", tmp_path / "latin.yaml"
+    empty.write_text("# nothing yet\n")
+    latin.write_bytes("root: é\n".encode("latin-1"))
+    assert "the file is empty; start from one of configs/" in refusal(empty)
+    assert "not UTF-8 text" in refusal(latin)
+
+
+def test_a_key_that_stands_twice_is_refused_with_both_lines(write):
+    path = write(train={"steps": 1})
+    path.write_text(path.read_text().replace("  steps: 1", "  steps: 1\n  batch: 4\n  steps: 2"))
+    assert "key 'steps' stands twice, in lines " in refusal(path)
+
+
+def test_keys_merged_from_an_anchor_may_be_given_again(write):
+    path = write()
+    path.write_text(path.read_text() + "train:\n  <<: {steps: 3, batch: 4}\n  steps: 5\n")
+    train = load_config(path).train
+    assert (train.steps, train.batch) == (5, 4)
+
+
+def test_an_empty_root_is_refused(write):
+    assert "root: is empty; set it to a folder" in refusal(write(), "root=''")
+
+
+def test_a_position_in_a_list_is_overridden_by_its_number(write):
+    strata = [{"path": "a.gpkg", "sites": 3}, {"path": "b.gpkg", "sites": 4}]
+    config = load_config(write(plan={"strata": strata}), ["plan.strata.1.sites=9", "area.bbox.2=4.2"])
+    assert [part.sites for part in config.plan.strata] == [3, 9]
+    assert config.area is not None and config.area.bbox == (4.0, 50.0, 4.2, 50.1)
+    text = refusal(write(plan={"strata": strata}), "plan.strata.2.sites=9")
+    assert "--set plan.strata.2.sites: plan.strata has positions 0 to 1, not '2'" in text
 
 
 def test_the_command_line_prints_one_line_and_ends_with_2(write, capsys):
@@ -283,6 +315,7 @@ def test_overrides_are_yaml_and_the_last_one_holds(write):
         ("=3", "write dotted.key=value"),
         ("seed.inner=3", "seed is not a section"),
         ("train.steps=[1", "is not YAML"),
+        ("train..steps=3", "write dotted.key=value"),
         ("train.step=3", "did you mean 'steps'?"),
         ("train.steps=x", "train.steps: "),
     ],

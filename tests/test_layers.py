@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parent.parent
-FOUNDATION = {"sources", "grid", "scenes", "sequence", "storage", "config", "config_errors", "patience"}
+FOUNDATION = {"sources", "grid", "scenes", "sequence", "storage", "config", "config_errors", "config_file", "patience"}
 MIDDLE = {"catalogs", "coregister", "shards", "products", "evaluation", "sandbox"}
 ENTRY = {"cli", "doctor"}
 # Within the foundation: scenes and sequences hold windows and periods, sources know scenes, the configuration sources.
@@ -19,7 +19,8 @@ BELOW = {
     "sequence": {"grid"},
     "sources": {"grid", "scenes"},
     "config_errors": set(),
-    "config": {"config_errors", "grid", "sources"},
+    "config_file": {"config_errors"},
+    "config": {"config_errors", "config_file", "grid", "sources"},
     "doctor": FOUNDATION,
     "cli": FOUNDATION | {"stages", "doctor", "cluster"},
     "stages": FOUNDATION | MIDDLE,
