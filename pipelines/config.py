@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from shapely import box, from_geojson, union_all
+from shapely import box, union_all
 from shapely.geometry.base import BaseGeometry
 
 from pipelines.config_errors import ConfigError as ConfigError
 from pipelines.config_errors import explain
 from pipelines.config_file import read_tree
 from pipelines.grid import Period, Window, zone_name
+from pipelines.polygons import misplaced, read_area
 from pipelines.sources import source as named_source
 from pipelines.sources.base import Kind, Source
 from pipelines.sources.landcover import with_classes
@@ -53,10 +54,10 @@ class WindowArea(_Part):
 
 
 class Area(_Part):
-    """Where to work: exactly one of a bounding box, a GeoJSON file or explicit UTM windows."""
+    """Where to work: exactly one of a bounding box, a file of polygons or explicit UTM windows."""
 
     bbox: tuple[float, float, float, float] | None = Field(None, description="west, south, east, north in degrees")
-    geojson: str | None = Field(None, description="path of a GeoJSON file in WGS 84")
+    geojson: str | None = Field(None, description="file of polygons: GeoJSON in WGS 84, GeoPackage ...")
     windows: tuple[WindowArea, ...] = ()
 
     @model_validator(mode="after")
@@ -66,25 +67,20 @@ class Area(_Part):
             raise ValueError(f"give exactly one of bbox, geojson, windows (given: {', '.join(given) or 'none'})")
         if self.bbox is not None and not (self.bbox[0] < self.bbox[2] and self.bbox[1] < self.bbox[3]):
             raise ValueError("bbox must be west < east and south < north (split areas that cross 180 degrees)")
+        if self.bbox is not None and (why := misplaced(self.bbox)):
+            raise ValueError(f"bbox: {why}")
         return self
 
     def geometry(self) -> BaseGeometry:
         """The area as one WGS 84 geometry.
 
         Raises:
-            ConfigError: when the GeoJSON file is missing or holds no geometry.
+            ConfigError: when the file is missing or holds no polygon that can be mapped.
         """
         if self.bbox is not None:
             return box(*self.bbox)
         if self.geojson is not None:
-            path = Path(self.geojson)
-            if not path.is_file():
-                raise ConfigError(f"area.geojson: no file {path}; give an existing GeoJSON file")
-            try:
-                shape = from_geojson(path.read_text())
-            except Exception as error:
-                raise ConfigError(f"area.geojson: {path} is not valid GeoJSON ({error})") from error
-            return union_all(shape) if shape.geom_type == "GeometryCollection" else shape
+            return read_area(self.geojson, "area.geojson")
         return union_all([part.window.footprint() for part in self.windows])
 
 

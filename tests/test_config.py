@@ -185,6 +185,10 @@ def test_a_value_of_the_wrong_kind_is_answered_in_the_words_of_the_file(write, c
         ({"area": {"bbox": [0, 0, 1, 1], "geojson": "x.json"}}, "(given: bbox, geojson)"),
         ({"area": {"bbox": [179, 0, -179, 1]}}, "split areas that cross 180 degrees"),
         ({"area": {"bbox": [0, 1, 1, 0]}}, "south < north"),
+        ({"area": {"bbox": [50, 100, 51, 101]}}, "area: bbox: latitudes 100 to 101 are not within -90 to 90"),
+        ({"area": {"bbox": [200, 0, 201, 1]}}, "area: bbox: longitudes 200 to 201 are not within -180 to 180"),
+        ({"area": {"bbox": [0, 0, float("inf"), 1]}}, "longitudes 0 to inf are not within"),
+        ({"area": {"bbox": [0, 85, 1, 86]}}, "latitudes 85 to 86 have no UTM zone; move it between -80 and 84"),
         ({"area": None}, "area: missing"),
         ({"periods": []}, "periods: "),
         ({"periods": [["2022-01-01", "2021-01-01"]]}, "ends (2021-01-01T00:00:00Z) before it starts"),
@@ -354,10 +358,10 @@ def test_an_unusable_area_file_is_named(write, tmp_path):
     shape = tmp_path / "area.json"
     config = load_config(write(area={"geojson": str(shape)}))
     assert config.area is not None
-    with pytest.raises(ConfigError, match=r"area.geojson: no file .*area\.json"):
+    with pytest.raises(ConfigError, match=r"area.geojson: .*area\.json cannot be read \(no such file\)"):
         config.area.geometry()
     shape.write_text("{}")
-    with pytest.raises(ConfigError, match=r"area\.geojson: .* is not valid GeoJSON"):
+    with pytest.raises(ConfigError, match=r"area\.geojson: .*area\.json cannot be read"):
         config.area.geometry()
 
 
