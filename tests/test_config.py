@@ -148,7 +148,18 @@ def test_missing_sections_are_named_one_by_one_and_counted(tmp_path):
     assert "root: is missing" in text and "more]" in text
 
 
-EVALUATED = {"labels": ["x"], "tasks": [{"name": "a", "kind": "change", "column": "c"}]}
+A_TASK = {"name": "a", "kind": "classification", "column": "c"}
+EVALUATED = {"labels": ["x"], "tasks": [A_TASK]}
+
+
+def a_task(**changes):
+    return {"evaluate": {**EVALUATED, "tasks": [{**A_TASK, **changes}]}}
+
+
+def a_source(**changes):
+    return {"sources": {"sentinel2": {"catalog": "earth", "collections": ["a"], **changes}}}
+
+
 A_PERIOD = '; periods: each its first day and the day after its last, e.g. [["2021-01-01", "2022-01-01"]]'
 
 
@@ -187,10 +198,41 @@ def test_a_value_of_the_wrong_kind_is_answered_in_the_words_of_the_file(write, c
         ({"area": {"bbox": [0, 1, 1, 0]}}, "south < north"),
         ({"area": {"bbox": [50, 100, 51, 101]}}, "area: bbox: latitudes 100 to 101 are not within -90 to 90"),
         ({"area": {"bbox": [200, 0, 201, 1]}}, "area: bbox: longitudes 200 to 201 are not within -180 to 180"),
-        ({"area": {"bbox": [0, 0, float("inf"), 1]}}, "longitudes 0 to inf are not within"),
+        ({"area": {"bbox": [0, 0, float("inf"), 1]}}, "area.bbox.2: must be a finite number (given: inf)"),
         ({"area": {"bbox": [0, 85, 1, 86]}}, "latitudes 85 to 86 have no UTM zone; move it between -80 and 84"),
         ({"area": None}, "area: missing"),
         ({"periods": []}, "periods: "),
+        ({"periods": [["2021-01-01", "2022-01-01"]] * 2}, "periods: 2021 is listed twice; remove one"),
+        ({"plan": {"test_area": [5, 50, 4, 51]}}, "plan.test_area: must be west < east and south < north"),
+        ({"plan": {"test_area": [50, 100, 51, 101]}}, "plan.test_area: latitudes 100 to 101"),
+        ({"plan": {"search_cell_deg": 1e-9}}, "plan.search_cell_deg: must be 0.01 or more"),
+        ({"plan": {"strata": [{"path": "a", "sites": 1, "limits": {"x": -1}}]}}, "plan.strata.0.limits.x: must be 0"),
+        ({"seed": -1}, "seed: must be 0 or more (given: -1)"),
+        ({"train": {"learning_rate": float("inf")}}, "train.learning_rate: must be a finite number"),
+        ({"train": {"betas": [0.9, 2]}}, "train.betas.1: must be less than 1"),
+        ({"train": {"weight_decay": -1}}, "train.weight_decay: must be 0"),
+        ({"train": {"max_frames": {"sentinel2": -1}}}, "train.max_frames.sentinel2: must be 1 or more"),
+        (
+            {"train": {"max_frames": {"sentinel22": 4}}},
+            "train.max_frames: there is no source 'sentinel22'",
+        ),
+        ({"embed": {"gpus": 1.5}}, "embed.gpus: must be a share of one GPU (0 to 1) or a whole number"),
+        ({"ray": {"cpus": -1}}, "ray.cpus: must be 1 or more"),
+        (a_source(collections=[""]), "sources.sentinel2.collections.0: must be text that is not empty"),
+        (a_source(bands=["red", "red"]), "sources.sentinel2.bands: 'red' is listed twice; remove one"),
+        (
+            a_task(kind="change"),
+            "evaluate.tasks.0: change task a needs year and a later year_after (given: None, None)",
+        ),
+        (a_task(kind="change", year=2021, year_after=2021), "needs year and a later year_after (given: 2021, 2021)"),
+        (a_task(year_after=2021), "evaluate.tasks.0: year_after: is for change tasks, and a is a classification"),
+        (a_task(year=1999), "evaluate.tasks.0.year: 1999 is not the year of any of periods (2021)"),
+        ({"evaluate": {**EVALUATED, "tasks": [A_TASK, A_TASK]}}, "evaluate: tasks: two have the name 'a'"),
+        ({"evaluate": {**EVALUATED, "shots": [0]}}, "evaluate.shots.0: must be 1 or more or 'max' (given: 0)"),
+        ({"evaluate": {**EVALUATED, "shots": []}}, "evaluate.shots: must be a list of 1 or more"),
+        ({"evaluate": {**EVALUATED, "shots": [5]}}, "evaluate: repeats: no entry for 5 of shots"),
+        ({"evaluate": {**EVALUATED, "repeats": {1: 0}}}, "evaluate.repeats.1: must be 1 or more"),
+        ({"evaluate": {**EVALUATED, "labels": [""]}}, "evaluate.labels.0: must be text that is not empty"),
         ({"periods": [["2022-01-01", "2021-01-01"]]}, "ends (2021-01-01T00:00:00Z) before it starts"),
         ({"periods": [["2022-13-01", "2023-01-01"]]}, "month must be in 1..12"),
         ({"train": {"batch": 9, "workers": 2}}, "train.batch: 9 is no multiple of train.workers (2)"),
