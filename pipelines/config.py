@@ -47,7 +47,12 @@ class WindowArea(_Part):
     @model_validator(mode="after")
     def _on_the_grid(self) -> WindowArea:
         zone_name(self.epsg)
-        Window(self.epsg, self.left_m, self.top_m, self.width_px, self.height_px)
+        west, south, east, north = self.window.bounds_m
+        if not (0 <= west and east <= 1_000_000 and 0 <= south and north <= 10_000_000):
+            raise ValueError(
+                f"metres east {west} to {east}, north {south} to {north} are nowhere in UTM zone "
+                f"{zone_name(self.epsg)} (0 to 1000000, 0 to 10000000); mend left_m, top_m or epsg"
+            )
         return self
 
     @property

@@ -267,6 +267,13 @@ def test_a_window_off_the_grid_is_refused(write):
     assert "off the 10 m grid" in refusal(write(area={"windows": [window]}))
 
 
+@pytest.mark.parametrize("change", [{"left_m": -500_000}, {"left_m": 999_900}, {"top_m": 56_000_000}, {"top_m": 100}])
+def test_a_window_beyond_its_zone_is_refused(write, change):
+    window = {"epsg": 32631, "left_m": 500_000, "top_m": 5_600_000, "width_px": 64, "height_px": 64, **change}
+    text = refusal(write(area={"windows": [window]}))
+    assert "area.windows.0: metres east" in text and "nowhere in UTM zone 31N" in text
+
+
 def test_a_window_in_no_utm_zone_is_refused(write):
     window = {"epsg": 3857, "left_m": 500_000, "top_m": 5_600_000, "width_px": 64, "height_px": 64}
     assert "EPSG:3857 is not a UTM zone" in refusal(write(area={"windows": [window]}))
