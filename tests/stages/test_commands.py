@@ -110,5 +110,5 @@ def test_a_stage_further_on_names_the_stage_that_is_missing(aef, tmp_path):
     assert "no complete shard set" in aef("evaluate")[2]
     storage.write_json("shards/current.json", {"shards": []})
     assert "no trained model" in aef("evaluate")[2]
-    storage.write_json("checkpoints/current.json", {"digest": "d"})
+    storage.write_json("checkpoints/current.json", {"digest": "d", "path": "checkpoints/x.pt"})
     assert "no committed tile" in aef("evaluate")[2]
