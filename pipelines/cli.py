@@ -128,6 +128,9 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("AEF_TRACEBACK"):
             raise
         text = " ".join(str(error).split()) or type(error).__name__
+        file = getattr(options, "config", None)
+        if isinstance(error, ConfigError | ConnectionError) and file and not text.startswith((f"{file}: ", "--set ")):
+            text = f"{file}: {text}"
         print(f"aef {options.command}: error: {text}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:

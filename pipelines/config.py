@@ -6,33 +6,32 @@ parsed as YAML. Unknown keys, wrong types and unset variables are errors that na
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from shapely import box, from_geojson, union_all
+from shapely import box, union_all
 from shapely.geometry.base import BaseGeometry
 
+from pipelines.config_errors import ConfigError as ConfigError
 from pipelines.config_errors import explain
+from pipelines.config_file import read_tree
 from pipelines.grid import Period, Window, zone_name
+from pipelines.polygons import misplaced, read_area
 from pipelines.sources import source as named_source
 from pipelines.sources.base import Kind, Source
 from pipelines.sources.landcover import with_classes
 from pipelines.sources.sentinel2 import with_cloud_percent
 
 Engine = Literal["cog", "rasterio", "stackstac"]
-
-
-class ConfigError(ValueError):
-    """Something in the configuration that the user can mend; the message is one line."""
+Bounds = tuple[float, float, float, float]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class WindowArea(_Part):
@@ -48,7 +47,12 @@ class WindowArea(_Part):
     @model_validator(mode="after")
     def _on_the_grid(self) -> WindowArea:
         zone_name(self.epsg)
-        Window(self.epsg, self.left_m, self.top_m, self.width_px, self.height_px)
+        west, south, east, north = self.window.bounds_m
+        if not (0 <= west and east <= 1_000_000 and 0 <= south and north <= 10_000_000):
+            raise ValueError(
+                f"metres east {west} to {east}, north {south} to {north} are nowhere in UTM zone "
+                f"{zone_name(self.epsg)} (0 to 1000000, 0 to 10000000); mend left_m, top_m or epsg"
+            )
         return self
 
     @property
@@ -58,10 +62,10 @@ class WindowArea(_Part):
 
 
 class Area(_Part):
-    """Where to work: exactly one of a bounding box, a GeoJSON file or explicit UTM windows."""
+    """Where to work: exactly one of a bounding box, a file of polygons or explicit UTM windows."""
 
-    bbox: tuple[float, float, float, float] | None = Field(None, description="west, south, east, north in degrees")
-    geojson: str | None = Field(None, description="path of a GeoJSON file in WGS 84")
+    bbox: Bounds | None = Field(None, description="west, south, east, north in degrees")
+    geojson: str | None = Field(None, description="file of polygons: GeoJSON in WGS 84, GeoPackage ...")
     windows: tuple[WindowArea, ...] = ()
 
     @model_validator(mode="after")
@@ -71,25 +75,20 @@ class Area(_Part):
             raise ValueError(f"give exactly one of bbox, geojson, windows (given: {', '.join(given) or 'none'})")
         if self.bbox is not None and not (self.bbox[0] < self.bbox[2] and self.bbox[1] < self.bbox[3]):
             raise ValueError("bbox must be west < east and south < north (split areas that cross 180 degrees)")
+        if self.bbox is not None and (why := misplaced(self.bbox)):
+            raise ValueError(f"bbox: {why}")
         return self
 
     def geometry(self) -> BaseGeometry:
         """The area as one WGS 84 geometry.
 
         Raises:
-            ConfigError: when the GeoJSON file is missing or holds no geometry.
+            ConfigError: when the file is missing or holds no polygon that can be mapped.
         """
         if self.bbox is not None:
             return box(*self.bbox)
         if self.geojson is not None:
-            path = Path(self.geojson)
-            if not path.is_file():
-                raise ConfigError(f"area.geojson: no file {path}; give an existing GeoJSON file")
-            try:
-                shape = from_geojson(path.read_text())
-            except Exception as error:
-                raise ConfigError(f"area.geojson: {path} is not valid GeoJSON ({error})") from error
-            return union_all(shape) if shape.geom_type == "GeometryCollection" else shape
+            return read_area(self.geojson, "area.geojson")
         return union_all([part.window.footprint() for part in self.windows])
 
 
@@ -99,7 +98,7 @@ class SandboxConfig(_Part):
     size: Literal["tiny", "small", "large"] | None = Field(None, description="build a synthetic Earth of this size")
     path: str | None = Field(None, description="folder of the synthetic Earth (default: ROOT/sandbox)")
     catalog: str | None = Field(None, description="serve this static catalog folder instead of building one")
-    seed: int = 7
+    seed: int = Field(7, ge=0, lt=2**32)
     host: str = "127.0.0.1"
     port: int = Field(8591, ge=0, le=65535)
     workers: int = Field(2, ge=1)
@@ -124,7 +123,7 @@ class SourceConfig(_Part):
     """Where one source comes from."""
 
     catalog: str
-    collections: tuple[str, ...] = Field(min_length=1)
+    collections: tuple[Text, ...] = Field(min_length=1)
     bands: tuple[str, ...] = Field((), description="a subset of the source's bands; empty: its default")
     classes: dict[int, str] = Field(
         default_factory=dict, description="land cover: legend of the map (default: ESA WorldCover)"
@@ -147,7 +146,9 @@ class StratumConfig(_Part):
     path: str = Field(description="GeoJSON, GeoPackage, shapefile, GeoParquet ...")
     column: str | None = Field(None, description="names the regions; null: the whole file is one")
     sites: int = Field(ge=0, description="of each region, at most")
-    limits: dict[str, int] = Field(default_factory=dict, description="other numbers of sites, by region")
+    limits: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        default_factory=dict, description="other numbers of sites, by region"
+    )
 
 
 class PlanConfig(_Part):
@@ -156,9 +157,7 @@ class PlanConfig(_Part):
     sites: int = Field(200, ge=1, description="training and test sites drawn at most")
     site_px: int = Field(128, ge=16, multiple_of=16)
     spacing_m: int = Field(1280, ge=0, description="smallest distance between the centres of two sites")
-    test_area: tuple[float, float, float, float] | None = Field(
-        None, description="bbox whose sites are never trained on"
-    )
+    test_area: Bounds | None = Field(None, description="bbox whose sites are never trained on")
     gap_m: int = Field(0, ge=0, description="training sites keep this distance from test_area")
     strata: tuple[StratumConfig, ...] = Field((), description="sites come from these regions only")
     land: str | None = Field(None, description="file of polygons; a site that touches none is open water, and dropped")
@@ -167,7 +166,16 @@ class PlanConfig(_Part):
         None, ge=1, description="of a training site, those with most texts first, never overlapping; null: all"
     )
     tile_px: int = Field(512, ge=16, multiple_of=16)
-    search_cell_deg: float = Field(1.0, gt=0)
+    search_cell_deg: float = Field(1.0, ge=0.01, le=90, description="side of the area of one query")
+
+    @field_validator("test_area")
+    @classmethod
+    def _a_box(cls, value: Bounds | None) -> Bounds | None:
+        if value is not None and not (value[0] < value[2] and value[1] < value[3]):
+            raise ValueError("must be west < east and south < north")
+        if value is not None and (why := misplaced(value)):
+            raise ValueError(why)
+        return value
 
 
 class IngestConfig(_Part):
@@ -201,7 +209,7 @@ class TrainConfig(_Part):
     same_period: bool = Field(
         False, description="each batch is of one support period, so that uniformity compares places and never years"
     )
-    max_frames: dict[str, int] = Field(default_factory=lambda: {"sentinel2": 65, "sentinel1": 17, "landsat": 21})
+    max_frames: dict[str, Count] = Field(default_factory=lambda: {"sentinel2": 65, "sentinel1": 17, "landsat": 21})
     max_targets: int = Field(1, ge=1, description="frames of each source held out and decoded (paper: 1)")
     hold_out: bool = Field(True, description="false: targets stay among the inputs, for ablations only")
     shared_periods: bool = Field(True, description="imaging targets share one valid period, the others a second")
@@ -209,8 +217,8 @@ class TrainConfig(_Part):
     learning_rate: float = Field(3e-3, gt=0)
     final_rate: float = Field(0.02, ge=0, le=1, description="last learning rate as a fraction of the first")
     warmup: int = Field(20, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.01
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
+    weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: int = Field(200, ge=1)
@@ -232,6 +240,13 @@ class EmbedConfig(_Part):
     zarr: bool = True
     engine: Engine = Field("cog", description="as ingest.engine")
 
+    @field_validator("gpus")
+    @classmethod
+    def _a_share_or_whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("must be a share of one GPU (0 to 1) or a whole number of them")
+        return value
+
 
 class TaskConfig(_Part):
     """One downstream task."""
@@ -242,6 +257,16 @@ class TaskConfig(_Part):
     year: int | None = Field(None, description="labels of this year only; a change task: the year before")
     year_after: int | None = Field(None, description="a change task: the year after")
 
+    @model_validator(mode="after")
+    def _years(self) -> TaskConfig:
+        if self.kind != "change" and self.year_after is not None:
+            raise ValueError(f"year_after: is for change tasks, and {self.name} is a {self.kind}; remove it")
+        if self.kind == "change" and (self.year is None or self.year_after is None or self.year >= self.year_after):
+            raise ValueError(
+                f"change task {self.name} needs year and a later year_after (given: {self.year}, {self.year_after})"
+            )
+        return self
+
 
 def _default_repeats() -> dict[int | Literal["max"], int]:
     return {1: 100, 10: 60, "max": 8}
@@ -250,7 +275,7 @@ def _default_repeats() -> dict[int | Literal["max"], int]:
 class EvaluateConfig(_Part):
     """Probes on labelled points."""
 
-    labels: tuple[str, ...] = Field(
+    labels: tuple[Text, ...] = Field(
         min_length=1, description="label tables (Parquet or GeoParquet), paths or URIs; globs allowed"
     )
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
@@ -261,18 +286,29 @@ class EvaluateConfig(_Part):
     year: str | None = Field("year", description="column of the year of the label; null: labels hold for every period")
     split: Literal["sites", "groups"] = Field("sites", description="hold out the test sites, or a share of the groups")
     test_share: float = Field(0.4, gt=0, lt=1, description="for split: groups")
-    shots: tuple[int | Literal["max"], ...] = Field((1, 10, "max"), min_length=1)
-    repeats: dict[int | Literal["max"], int] = Field(default_factory=_default_repeats)
+    shots: tuple[Count | Literal["max"], ...] = Field((1, 10, "max"), min_length=1)
+    repeats: dict[int | Literal["max"], Count] = Field(default_factory=_default_repeats)
     max_per_class: int = Field(100, ge=1)
     features: tuple[str, ...] = Field((), description="baselines to compute; empty: all")
     truth: str | None = Field(None, description="folder of this machine with truth rasters for the pictures")
+
+    @model_validator(mode="after")
+    def _whole(self) -> EvaluateConfig:
+        for shot in self.shots:
+            if shot not in self.repeats:
+                raise ValueError(f"repeats: no entry for {shot!r} of shots; say how often it is drawn")
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"tasks: two have the name {name!r}; give each its own")
+        return self
 
 
 class RayConfig(_Part):
     """Where Ray runs. Without an address a private cluster is started on this machine."""
 
     address: str | None = None
-    cpus: int | None = Field(None, description="logical CPUs of the private cluster (default: cores + 2)")
+    cpus: int | None = Field(None, ge=1, description="logical CPUs of the private cluster (default: cores + 2)")
     object_store_mb: int = Field(1024, ge=80)
 
 
@@ -296,7 +332,7 @@ class Config(_Part):
     """The whole system's configuration."""
 
     root: str
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     area: Area | None = Field(None, description="default: the region of the synthetic Earth")
     periods: tuple[tuple[str, str], ...] = Field(
         min_length=1, description='each its first day and the day after its last, e.g. [["2021-01-01", "2022-01-01"]]'
@@ -315,8 +351,10 @@ class Config(_Part):
     @field_validator("periods")
     @classmethod
     def _periods(cls, value: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-        for start, end in value:
-            Period.from_iso(start, end)
+        labels = [Period.from_iso(start, end).label for start, end in value]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"{label} is listed twice; remove one")
         return value
 
     @model_validator(mode="after")
@@ -333,6 +371,19 @@ class Config(_Part):
             raise ValueError("area: missing; only a synthetic Earth has an area of its own")
         if self.train.batch % self.train.workers:
             raise ValueError(f"train.batch: {self.train.batch} is no multiple of train.workers ({self.train.workers})")
+        for name in self.train.max_frames:
+            try:
+                named_source(name)
+            except ValueError as error:
+                raise ValueError(f"train.max_frames: {error}") from error
+        for index, task in enumerate(self.evaluate.tasks if self.evaluate else ()):
+            for key, year in (("year", task.year), ("year_after", task.year_after)):
+                if year is not None and not any(period.is_of(year) for period in self.support_periods):
+                    labels = ", ".join(period.label for period in self.support_periods)
+                    raise ValueError(
+                        f"evaluate.tasks.{index}.{key}: {year} is not the year of any of periods ({labels}); a period "
+                        "is of the year whose first of July it holds"
+                    )
         if 2 * self.embed.margin_px >= self.embed.patch_px:
             raise ValueError("embed.margin_px: two margins must be smaller than embed.patch_px")
         return self
@@ -350,11 +401,17 @@ class Config(_Part):
     def source(self, name: str) -> Source:
         """The source as configured: its band list applied."""
         part = self.sources[name]
+        for band in part.bands:
+            if part.bands.count(band) > 1:
+                raise ValueError(f"sources.{name}.bands: {band!r} is listed twice; remove one")
         found = named_source(name, part.bands or None)
         if part.classes:
             if found.kind is not Kind.CLASSES:
                 raise ValueError(f"sources.{name}.classes: {name} is not a map of classes")
-            found = with_classes(found, part.classes)
+            try:
+                found = with_classes(found, part.classes)
+            except ValueError as error:
+                raise ValueError(f"sources.{name}.classes: {error}") from error
         if part.cloud_percent is not None:
             full, none = part.cloud_percent
             if name != "sentinel2":
@@ -371,41 +428,6 @@ class Config(_Part):
         return found if part.loss_weight is None else replace(found, loss_weight=part.loss_weight)
 
 
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-
-def _expand(value: Any, where: str, known: dict[str, str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _expand(item, f"{where}.{key}" if where else str(key), known) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item, f"{where}[{index}]", known) for index, item in enumerate(value)]
-    if isinstance(value, str):
-        for name in _VARIABLE.findall(value):
-            if name not in known:
-                raise ConfigError(f"{where}: environment variable {name} is not set; export {name}=... first")
-        return _VARIABLE.sub(lambda match: known[match[1]], value)
-    return value
-
-
-def _override(tree: dict[str, Any], assignment: str) -> None:
-    dotted, equals, text = assignment.partition("=")
-    if not equals or not dotted:
-        raise ConfigError(f"--set {assignment}: write dotted.key=value")
-    *parents, last = dotted.split(".")
-    node = tree
-    for name in parents:
-        child = node.get(name)
-        if child is None:
-            child = node[name] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {dotted}: {name} is not a section")
-        node = child
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {dotted}: {text!r} is not YAML") from error
-
-
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read, override, expand and check a configuration file.
 
@@ -413,24 +435,8 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         ConfigError: with one line that names the file, the key, the value and the remedy.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file; the named ones are in configs/")
+    tree = read_tree(path, overrides)
     try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: the top level must be a mapping of sections")
-    for assignment in overrides:
-        _override(tree, assignment)
-    try:
-        known = dict(os.environ) | {"root": ""}
-        if isinstance(tree.get("root"), str):
-            root = _expand(tree["root"], "root", known)
-            # Workers have working directories of their own.
-            known["root"] = tree["root"] = root if "://" in root else str(Path(root).resolve())
-        return Config.model_validate(_expand(tree, "", known))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(explain(error, path, Config)) from error

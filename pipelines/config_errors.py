@@ -12,6 +12,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 
+class ConfigError(ValueError):
+    """Something in the configuration that the user can mend; the message is one line."""
+
+
 def _innermost(model: type[BaseModel], location: tuple[Any, ...]) -> tuple[Any, FieldInfo | None, tuple[Any, ...]]:
     """Of a place in the tree: its annotation, the innermost field that holds it, and the way there from the field."""
     annotation: Any = model
@@ -50,6 +54,8 @@ _MUST = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "finite_number": "a finite number",
+    "string_too_short": "text that is not empty",
     "literal_error": "{expected}",
     "too_short": "a list of {min_length} or more",
     "too_long": "a list of {max_length} or fewer",
@@ -60,7 +66,7 @@ _MUST = {
     "multiple_of": "a multiple of {multiple_of}",
 }
 # Steps of a location that are pydantic's, not the file's: the key of a mapping itself, a member of a union of types.
-_INSERTED = re.compile(r"\[key\]|str|int|(literal|tuple)\[.*\]")
+_INSERTED = re.compile(r"\[key\]|str|(constrained-)?int|(literal|tuple)\[.*\]")
 
 
 def _place(details: ErrorDetails) -> tuple[Any, ...]:

@@ -77,6 +77,10 @@ class Period:
     def contains(self, time_ms: int) -> bool:
         return self.start_ms <= time_ms < self.end_ms
 
+    def is_of(self, year: int) -> bool:
+        """Whether the period is that of a year's labels: it holds the year's first of July."""
+        return self.contains(parse_time_ms(f"{year:04d}-07-01"))
+
     def intersects(self, other: Period) -> bool:
         return self.start_ms < other.end_ms and other.start_ms < self.end_ms
 

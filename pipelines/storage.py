@@ -345,7 +345,7 @@ class Storage:
                     f"no space left under root {self.root} while writing {path}; free space or choose another root, "
                     "then run again: what is committed is kept"
                 ) from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
                 raise StorageError(
                     f"root {self.root} is not writable ({_one_line(error)}); "
                     "give write permission or choose another root"

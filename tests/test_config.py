@@ -161,7 +161,18 @@ def test_missing_sections_are_named_one_by_one_and_counted(tmp_path):
     assert "root: is missing" in text and "more]" in text
 
 
-EVALUATED = {"labels": ["x"], "tasks": [{"name": "a", "kind": "change", "column": "c"}]}
+A_TASK = {"name": "a", "kind": "classification", "column": "c"}
+EVALUATED = {"labels": ["x"], "tasks": [A_TASK]}
+
+
+def a_task(**changes):
+    return {"evaluate": {**EVALUATED, "tasks": [{**A_TASK, **changes}]}}
+
+
+def a_source(**changes):
+    return {"sources": {"sentinel2": {"catalog": "earth", "collections": ["a"], **changes}}}
+
+
 A_PERIOD = '; periods: each its first day and the day after its last, e.g. [["2021-01-01", "2022-01-01"]]'
 
 
@@ -198,8 +209,43 @@ def test_a_value_of_the_wrong_kind_is_answered_in_the_words_of_the_file(write, c
         ({"area": {"bbox": [0, 0, 1, 1], "geojson": "x.json"}}, "(given: bbox, geojson)"),
         ({"area": {"bbox": [179, 0, -179, 1]}}, "split areas that cross 180 degrees"),
         ({"area": {"bbox": [0, 1, 1, 0]}}, "south < north"),
+        ({"area": {"bbox": [50, 100, 51, 101]}}, "area: bbox: latitudes 100 to 101 are not within -90 to 90"),
+        ({"area": {"bbox": [200, 0, 201, 1]}}, "area: bbox: longitudes 200 to 201 are not within -180 to 180"),
+        ({"area": {"bbox": [0, 0, float("inf"), 1]}}, "area.bbox.2: must be a finite number (given: inf)"),
+        ({"area": {"bbox": [0, 85, 1, 86]}}, "latitudes 85 to 86 have no UTM zone; move it between -80 and 84"),
         ({"area": None}, "area: missing"),
         ({"periods": []}, "periods: "),
+        ({"periods": [["2021-01-01", "2022-01-01"]] * 2}, "periods: 2021 is listed twice; remove one"),
+        ({"plan": {"test_area": [5, 50, 4, 51]}}, "plan.test_area: must be west < east and south < north"),
+        ({"plan": {"test_area": [50, 100, 51, 101]}}, "plan.test_area: latitudes 100 to 101"),
+        ({"plan": {"search_cell_deg": 1e-9}}, "plan.search_cell_deg: must be 0.01 or more"),
+        ({"plan": {"strata": [{"path": "a", "sites": 1, "limits": {"x": -1}}]}}, "plan.strata.0.limits.x: must be 0"),
+        ({"seed": -1}, "seed: must be 0 or more (given: -1)"),
+        ({"train": {"learning_rate": float("inf")}}, "train.learning_rate: must be a finite number"),
+        ({"train": {"betas": [0.9, 2]}}, "train.betas.1: must be less than 1"),
+        ({"train": {"weight_decay": -1}}, "train.weight_decay: must be 0"),
+        ({"train": {"max_frames": {"sentinel2": -1}}}, "train.max_frames.sentinel2: must be 1 or more"),
+        (
+            {"train": {"max_frames": {"sentinel22": 4}}},
+            "train.max_frames: there is no source 'sentinel22'",
+        ),
+        ({"embed": {"gpus": 1.5}}, "embed.gpus: must be a share of one GPU (0 to 1) or a whole number"),
+        ({"ray": {"cpus": -1}}, "ray.cpus: must be 1 or more"),
+        (a_source(collections=[""]), "sources.sentinel2.collections.0: must be text that is not empty"),
+        (a_source(bands=["red", "red"]), "sources.sentinel2.bands: 'red' is listed twice; remove one"),
+        (
+            a_task(kind="change"),
+            "evaluate.tasks.0: change task a needs year and a later year_after (given: None, None)",
+        ),
+        (a_task(kind="change", year=2021, year_after=2021), "needs year and a later year_after (given: 2021, 2021)"),
+        (a_task(year_after=2021), "evaluate.tasks.0: year_after: is for change tasks, and a is a classification"),
+        (a_task(year=1999), "evaluate.tasks.0.year: 1999 is not the year of any of periods (2021)"),
+        ({"evaluate": {**EVALUATED, "tasks": [A_TASK, A_TASK]}}, "evaluate: tasks: two have the name 'a'"),
+        ({"evaluate": {**EVALUATED, "shots": [0]}}, "evaluate.shots.0: must be 1 or more or 'max' (given: 0)"),
+        ({"evaluate": {**EVALUATED, "shots": []}}, "evaluate.shots: must be a list of 1 or more"),
+        ({"evaluate": {**EVALUATED, "shots": [5]}}, "evaluate: repeats: no entry for 5 of shots"),
+        ({"evaluate": {**EVALUATED, "repeats": {1: 0}}}, "evaluate.repeats.1: must be 1 or more"),
+        ({"evaluate": {**EVALUATED, "labels": [""]}}, "evaluate.labels.0: must be text that is not empty"),
         ({"periods": [["2022-01-01", "2021-01-01"]]}, "ends (2021-01-01T00:00:00Z) before it starts"),
         ({"periods": [["2022-13-01", "2023-01-01"]]}, "month must be in 1..12"),
         ({"train": {"batch": 9, "workers": 2}}, "train.batch: 9 is no multiple of train.workers (2)"),
@@ -234,6 +280,13 @@ def test_a_window_off_the_grid_is_refused(write):
     assert "off the 10 m grid" in refusal(write(area={"windows": [window]}))
 
 
+@pytest.mark.parametrize("change", [{"left_m": -500_000}, {"left_m": 999_900}, {"top_m": 56_000_000}, {"top_m": 100}])
+def test_a_window_beyond_its_zone_is_refused(write, change):
+    window = {"epsg": 32631, "left_m": 500_000, "top_m": 5_600_000, "width_px": 64, "height_px": 64, **change}
+    text = refusal(write(area={"windows": [window]}))
+    assert "area.windows.0: metres east" in text and "nowhere in UTM zone 31N" in text
+
+
 def test_a_window_in_no_utm_zone_is_refused(write):
     window = {"epsg": 3857, "left_m": 500_000, "top_m": 5_600_000, "width_px": 64, "height_px": 64}
     assert "EPSG:3857 is not a UTM zone" in refusal(write(area={"windows": [window]}))
@@ -246,6 +299,38 @@ def test_files_that_are_not_configurations(tmp_path):
     assert "no such configuration file; the named ones are in configs/" in refusal(missing)
     assert "not valid YAML" in refusal(broken)
     assert "must be a mapping" in refusal(flat)
+    assert "is a folder; give a configuration file" in refusal(tmp_path)
+    empty, latin = tmp_path / "empty.yaml", tmp_path / "latin.yaml"
+    empty.write_text("# nothing yet\n")
+    latin.write_bytes("root: é\n".encode("latin-1"))
+    assert "the file is empty; start from one of configs/" in refusal(empty)
+    assert "not UTF-8 text" in refusal(latin)
+
+
+def test_a_key_that_stands_twice_is_refused_with_both_lines(write):
+    path = write(train={"steps": 1})
+    path.write_text(path.read_text().replace("  steps: 1", "  steps: 1\n  batch: 4\n  steps: 2"))
+    assert "key 'steps' stands twice, in lines " in refusal(path)
+
+
+def test_keys_merged_from_an_anchor_may_be_given_again(write):
+    path = write()
+    path.write_text(path.read_text() + "train:\n  <<: {steps: 3, batch: 4}\n  steps: 5\n")
+    train = load_config(path).train
+    assert (train.steps, train.batch) == (5, 4)
+
+
+def test_an_empty_root_is_refused(write):
+    assert "root: is empty; set it to a folder" in refusal(write(), "root=''")
+
+
+def test_a_position_in_a_list_is_overridden_by_its_number(write):
+    strata = [{"path": "a.gpkg", "sites": 3}, {"path": "b.gpkg", "sites": 4}]
+    config = load_config(write(plan={"strata": strata}), ["plan.strata.1.sites=9", "area.bbox.2=4.2"])
+    assert [part.sites for part in config.plan.strata] == [3, 9]
+    assert config.area is not None and config.area.bbox == (4.0, 50.0, 4.2, 50.1)
+    text = refusal(write(plan={"strata": strata}), "plan.strata.2.sites=9")
+    assert "--set plan.strata.2.sites: plan.strata has positions 0 to 1, not '2'" in text
 
 
 def test_the_command_line_prints_one_line_and_ends_with_2(write, capsys):
@@ -296,6 +381,7 @@ def test_overrides_are_yaml_and_the_last_one_holds(write):
         ("=3", "write dotted.key=value"),
         ("seed.inner=3", "seed is not a section"),
         ("train.steps=[1", "is not YAML"),
+        ("train..steps=3", "write dotted.key=value"),
         ("train.step=3", "did you mean 'steps'?"),
         ("train.steps=x", "train.steps: "),
     ],
@@ -334,10 +420,10 @@ def test_an_unusable_area_file_is_named(write, tmp_path):
     shape = tmp_path / "area.json"
     config = load_config(write(area={"geojson": str(shape)}))
     assert config.area is not None
-    with pytest.raises(ConfigError, match=r"area.geojson: no file .*area\.json"):
+    with pytest.raises(ConfigError, match=r"area.geojson: .*area\.json cannot be read \(no such file\)"):
         config.area.geometry()
     shape.write_text("{}")
-    with pytest.raises(ConfigError, match=r"area\.geojson: .* is not valid GeoJSON"):
+    with pytest.raises(ConfigError, match=r"area\.geojson: .*area\.json cannot be read"):
         config.area.geometry()
 
 

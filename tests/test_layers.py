@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parent.parent
-FOUNDATION = {"sources", "grid", "scenes", "sequence", "storage", "config", "config_errors", "patience"}
+FOUNDATION = {
+    "sources",
+    "grid",
+    "scenes",
+    "sequence",
+    "storage",
+    "config",
+    "config_errors",
+    "config_file",
+    "patience",
+    "polygons",
+}
 MIDDLE = {"catalogs", "coregister", "shards", "products", "evaluation", "sandbox"}
 ENTRY = {"cli", "doctor"}
 # Within the foundation: scenes and sequences hold windows and periods, sources know scenes, the configuration sources.
@@ -19,7 +30,9 @@ BELOW = {
     "sequence": {"grid"},
     "sources": {"grid", "scenes"},
     "config_errors": set(),
-    "config": {"config_errors", "grid", "sources"},
+    "config_file": {"config_errors"},
+    "polygons": {"config_errors", "grid"},
+    "config": {"config_errors", "config_file", "grid", "polygons", "sources"},
     "doctor": FOUNDATION,
     "cli": FOUNDATION | {"stages", "doctor", "cluster"},
     "stages": FOUNDATION | MIDDLE,

@@ -115,10 +115,13 @@ class ApiCatalog:
             # Dicts as they were served: pystac would migrate items of STAC 1.0 and lose what the producer wrote.
             for page in search.pages_as_dicts():
                 yield page["features"]
-        except (APIError, STACError, json.JSONDecodeError, KeyError) as error:
+        except (APIError, STACError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             when = window.datetime_range if window else "any time"
             asked = f"collections {list(collections)}, {when}, bounds {tuple(round(x, 4) for x in area.bounds)}"
-            raise CatalogError(f"catalog {self.name}: search of {self.url} for {asked} failed: {error!r}") from error
+            raise CatalogError(
+                f"catalog {self.name}: search of {self.url} for {asked} failed: {error!r}; "
+                f"check catalogs.{self.name}.url"
+            ) from error
 
     def _open(self) -> Client:
         if self._client is None:
@@ -131,7 +134,7 @@ class ApiCatalog:
             )
             try:
                 self._client = Client.open(self.url, stac_io=patient)
-            except (APIError, ClientTypeError, STACError, ValueError, KeyError, TypeError) as error:
+            except (APIError, ClientTypeError, STACError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CatalogError(
                     f"catalog {self.name}: {self.url} does not answer as a STAC API ({type(error).__name__}: {error}); "
                     f"check catalogs.{self.name}.url"

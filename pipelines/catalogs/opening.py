@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, TypeAdapter
 
 from pipelines.catalogs.api import ApiCatalog
 from pipelines.catalogs.base import Catalog
@@ -10,8 +14,27 @@ from pipelines.catalogs.providers import PROVIDERS
 from pipelines.catalogs.snapshot import SnapshotCatalog
 from pipelines.catalogs.static import StaticCatalog
 from pipelines.catalogs.store import StoreCatalog
+from pipelines.grid import Period
 
 _STORE_OPTIONS = frozenset({"open_kwargs", "units", "bbox", "period"})
+_Edge = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Whole = Annotated[int, Field(strict=True, ge=1)]
+# Of every option of every kind: its type, and the type in words.
+_OPTION_TYPES: dict[str, tuple[Any, str]] = {
+    "page_items": (_Whole, "a whole number, 1 or more"),
+    "concurrent": (_Whole, "a whole number, 1 or more"),
+    "attempts": (_Whole, "a whole number, 1 or more"),
+    "timeout_s": (Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)], "a number of seconds above 0"),
+    "query": (dict[str, Any], "a mapping of properties to conditions"),
+    "signed": (Annotated[bool, Field(strict=True)], "true or false"),
+    "s3_endpoint": (str, "a host name"),
+    "signer": (str, "a kind of catalog"),
+    "storage_options": (dict[str, Any], "a mapping of keys to values"),
+    "open_kwargs": (dict[str, Any], "a mapping of keys to values"),
+    "units": (dict[str, str], "a mapping of variables to units"),
+    "bbox": (tuple[_Edge, _Edge, _Edge, _Edge], "a list of west, south, east, north in degrees"),
+    "period": (tuple[Any, Any], "its first day and the day after its last, as texts like '1940-01-01'"),
+}
 _API_OPTIONS = frozenset({"page_items", "concurrent", "attempts", "timeout_s", "query"})
 
 
@@ -32,6 +55,7 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
     if kind not in PROVIDERS:
         raise ValueError(f"catalogs.{name}.kind: {kind!r} is not one of {', '.join(PROVIDERS)}")
     provider = PROVIDERS[kind]
+    check_options(name, options)
     if kind == "zarr":
         return _store(name, url, options)
     if kind == "geoparquet":
@@ -43,12 +67,38 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
     url = url or provider.url
     if not url:
         raise ValueError(f"catalogs.{name}.url: give the folder or address of a static catalog")
+    if kind != "static":
+        _check_address(name, url)
     signer = provider.signer(url, options)
     if kind == "static":
         return StaticCatalog(name, url, signer)
     return ApiCatalog(
         name, kind, url, provider, signer, **{key: value for key, value in options.items() if key in _API_OPTIONS}
     )
+
+
+def _check_address(name: str, url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", url):
+        raise ValueError(f"catalogs.{name}.url: {url!r} is no web address; give one that starts with https://")
+
+
+def check_options(name: str, options: dict[str, Any]) -> None:
+    """Whether the options of a catalog are of their types; which of them a kind knows is not asked.
+
+    Raises:
+        ValueError: naming the option, its value and what it must be.
+    """
+    for option, value in options.items():
+        if option not in _OPTION_TYPES:
+            continue
+        try:
+            TypeAdapter(_OPTION_TYPES[option][0]).validate_python(value)
+            if option == "period":
+                Period.from_iso(*map(str, value))
+        except ValueError as error:
+            must = _OPTION_TYPES[option][1]
+            raise ValueError(f"catalogs.{name}.options.{option}: must be {must} (given: {value!r})") from error
 
 
 def _snapshot(name: str, url: str, options: dict[str, Any]) -> Catalog:

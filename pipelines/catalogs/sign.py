@@ -31,6 +31,7 @@ _AWS_GIVEN = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 )
+AWS_REMEDY = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or write ~/.aws/credentials"
 _MACHINE_VENDOR = Path("/sys/devices/virtual/dmi/id/sys_vendor")
 
 
@@ -103,21 +104,20 @@ class Buckets(Unsigned):
         options = {"AWS_S3_ENDPOINT": self.endpoint, "AWS_VIRTUAL_HOSTING": "FALSE"} if self.endpoint else {}
         if parts.netloc in self.REQUESTER_PAYS | self.PRIVATE:
             # Another provider's bucket knows no role of AWS's, so a private one needs keys.
-            if not (_has_keys() or (parts.netloc in self.REQUESTER_PAYS and _has_role())):
-                remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or write ~/.aws/credentials"
-                raise SigningError(f"s3://{parts.netloc} needs an account: {remedy}")
+            if not (has_keys() or (parts.netloc in self.REQUESTER_PAYS and has_role())):
+                raise SigningError(f"s3://{parts.netloc} needs an account: {AWS_REMEDY}")
             payer = {"AWS_REQUEST_PAYER": "requester"} if parts.netloc in self.REQUESTER_PAYS else {}
             return options | payer
         return options | {"AWS_NO_SIGN_REQUEST": "YES"}
 
 
-def _has_keys() -> bool:
+def has_keys() -> bool:
     """Whether the environment or the user's file names an AWS account."""
     file = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or Path.home() / ".aws" / "credentials")
     return any(os.environ.get(name) for name in _AWS_NAMED) or file.is_file()
 
 
-def _has_role() -> bool:
+def has_role() -> bool:
     """Whether the container or machine can be given credentials; whether its role allows the bucket, AWS will say."""
     if any(os.environ.get(name) for name in _AWS_GIVEN):
         return True

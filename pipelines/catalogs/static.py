@@ -98,7 +98,10 @@ class StaticCatalog:
     def _json(self, href: str) -> dict[str, Any]:
         try:
             # As written: read_stac_object would migrate items to the newest STAC version.
-            return StacIO.default().read_json(href)
+            node = StacIO.default().read_json(href)
+            if not isinstance(node, dict):
+                raise ValueError("it is JSON, but no STAC object")
+            return node
         except (OSError, ValueError, STACError) as error:
             raise CatalogError(
                 f"catalog {self.name}: cannot read {href} ({error}); check catalogs.{self.name}.url"

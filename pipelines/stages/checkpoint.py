@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any
@@ -87,9 +88,19 @@ def load(storage: Storage, path: str) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        ConfigError: for one of another format.
+        ConfigError: for one of another format, missing or damaged.
     """
-    fields = torch.load(BytesIO(storage.read_bytes(path)), map_location="cpu", weights_only=True)
+    remedy = f"delete {storage.uri(path)} and run `aef train`: it continues from the checkpoint before"
+    try:
+        data = storage.read_bytes(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"root: checkpoint {storage.uri(path)} is missing; run `aef train`") from error
+    try:
+        fields = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ConfigError(f"root: checkpoint damaged; {remedy}") from error
+    if not isinstance(fields, dict) or "format" not in fields:
+        raise ConfigError(f"root: no checkpoint of this program; {remedy}")
     if fields.pop("format") != FORMAT:
         raise ConfigError(f"{storage.uri(path)}: checkpoint of another format version; train again with this version")
     return Checkpoint(**fields)
@@ -139,5 +150,10 @@ def _current(config: Config) -> dict[str, Any]:
     storage = Storage(config.root)
     if not storage.exists("checkpoints/current.json"):
         raise ConfigError(f"root: no trained model under {config.root}; run `aef train` first")
-    current: dict[str, Any] = storage.read_json("checkpoints/current.json")
+    current = storage.read_json("checkpoints/current.json")
+    if not isinstance(current, dict) or not {"path", "digest"} <= current.keys():
+        raise ConfigError(
+            f"root: {storage.uri('checkpoints/current.json')} is damaged; delete it and run `aef train`: checkpoints "
+            "are kept"
+        )
     return current

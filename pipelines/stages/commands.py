@@ -14,11 +14,12 @@ import yaml
 
 from pipelines.config import Config, ConfigError
 from pipelines.stages import checkpoint, embed, evaluate, ingest, plan, train
-from pipelines.stages.earth import build_earth, describe_earth, live_catalog, served_catalog
+from pipelines.stages.earth import build_earth, check_served, describe_earth, live_catalog, served_catalog
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.session import MemoryMonitor, StageResult, ray_session, write_summary
+from pipelines.stages.settings import check_labels, check_settings
 from pipelines.stages.survey import Survey
-from pipelines.stages.truth import check_truth
+from pipelines.stages.truth import check_truth, require_truth
 from pipelines.storage import Storage
 
 ORDER = ("plan", "ingest", "train", "embed", "evaluate")
@@ -51,9 +52,13 @@ def run_stages(config: Config, options: argparse.Namespace) -> int:
     if options.command == "run" and config.evaluate is None:
         names = ORDER[:-1]
     if options.dry_run:
+        check_settings(config, names)
         return dry_run(config, names)
+    check_settings(config, names)
     if "evaluate" in names and config.evaluate is not None:
         check_truth(config)  # now, not after the training
+    if NEEDS_CATALOG & set(names):
+        check_served(config)
     storage = Storage(config.root)
     storage.check_writable()
     for check in BUILDS_ON[names[0]]:
@@ -62,6 +67,9 @@ def run_stages(config: Config, options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if config.sandbox is not None and config.sandbox.size is not None and NEEDS_CATALOG & set(names):
             results.append(_measured(storage, "sandbox", lambda: build_earth(config)))
+        if "evaluate" in names and config.evaluate is not None:
+            require_truth(config)
+            check_labels(config)
         if NEEDS_CATALOG & set(names):
             stack.enter_context(served_catalog(config))
         if set(names) - {"plan"}:

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from shapely.geometry.base import BaseGeometry
 
@@ -71,6 +72,20 @@ def live_catalog(config: Config) -> str | None:
 
     urls = {part.url for part in config.catalogs.values() if part.kind == "sandbox"}
     return next((url for url in sorted(urls) if answers(url)), None)
+
+
+def check_served(config: Config) -> None:
+    """Whether catalogs of the sandbox's kind point to the server that is to be started.
+
+    Raises:
+        ConfigError: when they point to another port.
+    """
+    for name, part in config.catalogs.items():
+        if config.sandbox is not None and part.kind == "sandbox" and urlsplit(part.url).port != config.sandbox.port:
+            raise ConfigError(
+                f"catalogs.{name}.url: {part.url} is not where the sandbox is served (sandbox.port: "
+                f"{config.sandbox.port}); give both the same port"
+            )
 
 
 @contextlib.contextmanager

@@ -360,7 +360,10 @@ def current_shards(config: Config, split: str) -> list[str]:
     storage = Storage(config.root)
     if not storage.exists(CURRENT):
         raise ConfigError(f"root: no complete shard set under {config.root}; run `aef ingest` first")
-    return [path for path in storage.read_json(CURRENT)["shards"] if path.startswith(f"{SHARDS}/{split}/")]
+    current = storage.read_json(CURRENT)
+    if not isinstance(current, dict) or "shards" not in current:
+        raise ConfigError(f"root: {storage.uri(CURRENT)} is damaged; delete it and run `aef ingest`: shards are kept")
+    return [path for path in current["shards"] if path.startswith(f"{SHARDS}/{split}/")]
 
 
 def describe(config: Config, survey: Survey) -> Estimate:

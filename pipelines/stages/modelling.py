@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from aef_model import ModelConfig, SourceConfig
 from aef_model.config import PAPER_SOURCES
@@ -47,9 +50,19 @@ def model_config(config: Config) -> ModelConfig:
             raise ConfigError(
                 f"train.overrides.{name}: the model has no such setting; it has {', '.join(sorted(known))}"
             )
+    hints = get_type_hints(ModelConfig)
+    for name, value in overrides.items():
+        try:
+            TypeAdapter(hints[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].replace("Input should", "must")
+            raise ConfigError(f"train.overrides.{name}: {message} (given: {value!r})") from error
+        if isinstance(value, int | float) and not 0 <= value < float("inf"):
+            raise ConfigError(f"train.overrides.{name}: must be 0 or more and finite (given: {value!r})")
     if config.ingest.text_encoder is None or "text" not in config.sources:
         overrides["text_dim"] = 0
     try:
         return ModelConfig.named(config.train.model, sources=sources, **overrides)
-    except ValueError as error:
-        raise ConfigError(f"train.model: {error}") from error
+    except (ValueError, ZeroDivisionError) as error:
+        key = "train.overrides" if config.train.overrides and "model size" not in str(error) else "train.model"
+        raise ConfigError(f"{key}: {error}") from error

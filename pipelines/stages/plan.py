@@ -1,18 +1,18 @@
 """Plan: which scenes exist, where sequences are drawn, which tiles are mapped. Nothing is read but catalogs, and of
 texts the places.
 
-Writes ``plan/scenes/<cell>.parquet`` (one table per search cell, so that no later step needs the whole list),
+Writes ``plan/scenes/<identity>/<cell>.parquet`` (one table per search cell: no later step needs the whole list),
 ``plan/sites.parquet``, ``plan/tiles.parquet`` and ``plan/plan.json``.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from math import ceil, floor
+from typing import Any
 
 import geopandas as gpd
 from shapely import box
@@ -21,12 +21,12 @@ from shapely.geometry.base import BaseGeometry
 from pipelines.catalogs import Catalog, open_catalog
 from pipelines.config import Area, Config, ConfigError
 from pipelines.grid import Period, Site, Tile, Window, tiles_covering
-from pipelines.products.identity import code_digest
 from pipelines.scenes import Scene, frame_to_scenes, scenes_to_frame
 from pipelines.sources import source
 from pipelines.sources.base import Kind
 from pipelines.stages.earth import ground_of
-from pipelines.stages.session import Progress, StageResult, log, stable_json
+from pipelines.stages.plan_identity import CODE, differences, identity_of, plan_parts
+from pipelines.stages.session import Progress, StageResult, log
 from pipelines.stages.sites import count_sequences, draw_sites, frame_to_sites, sites_to_frame
 from pipelines.stages.strata import TextPoints
 from pipelines.stages.survey import Distinct, Survey, Tally, looks_from_dict, looks_to_dict
@@ -79,22 +79,6 @@ def search_cells(area: BaseGeometry, size_deg: float) -> Iterator[Cell]:
                 yield Cell(f"{row:+05d}{col:+05d}", part, row)
 
 
-def plan_identity(config: Config, area: BaseGeometry) -> str:
-    """Hash of everything that the plan depends on but the catalogs' content."""
-    parts = {
-        "area": area.wkt,
-        "periods": config.periods,
-        "catalogs": {name: part.model_dump() for name, part in config.catalogs.items()},
-        "sources": {name: part.model_dump() for name, part in config.sources.items()},
-        "plan": config.plan.model_dump(),
-        "seed": config.seed,
-        "code": code_digest(
-            "pipelines.stages.sites", "pipelines.stages.strata", "pipelines.stages.survey", "pipelines.catalogs"
-        ),
-    }
-    return hashlib.sha256(stable_json(parts).encode()).hexdigest()[:16]
-
-
 def _periods_for(config: Config, source_kind: Kind) -> list[Period | None]:
     """Timeless and annual products are searched without dates: the nearest year is used."""
     if source_kind in TIMELESS:
@@ -123,32 +107,68 @@ def run(config: Config, *, refresh: bool = False) -> StageResult:
     """Search, draw and lay out, and write what was found.
 
     Raises:
-        ConfigError: for an area without scenes, or a required source without any.
+        ConfigError: for an area without scenes, a required source without any, or a root that holds another plan.
     """
     storage = Storage(config.root)
-    identity = plan_identity(config, area_of(config))
+    parts = plan_parts(config, area_of(config))
     result = StageResult("plan", "scenes")
     if not refresh and storage.exists(PLAN):
         plan = storage.read_json(PLAN)
-        if plan["identity"] == identity:
+        changed = _changed(config, plan, parts)
+        if not changed:
             result.planned = result.skipped = plan["scenes"]
             result.details = plan["counts"]
             print("[plan] already done for this area, periods and sources (aef plan --refresh searches again)")
             return result
-    survey, names = _survey(config, result, storage)
+        if changed != [CODE]:
+            raise _another(config, changed)
+        print("[plan] the plan here was made by another version of the program; searching again")
+    identity = identity_of(parts)
+    survey, names = _survey(config, result, storage, identity)
+    # The tables below belong to one plan: while they are replaced there is none.
+    storage.delete(PLAN)
     _write_frame(storage, SITES, sites_to_frame(survey.sites))
     _write_frame(storage, TILES, tiles_to_frame(survey.tiles))
     storage.write_json(
         PLAN,
         {
             "identity": identity,
+            "parts": parts,
             "scenes": result.written,
             "counts": result.details,
             "cells": names,
             "looks": looks_to_dict(survey.looks),
         },
     )
+    for path in storage.list("plan/scenes", ".parquet"):
+        if not path.startswith(f"plan/scenes/{identity}/"):
+            storage.delete(path)
     return result
+
+
+def _changed(config: Config, plan: Any, parts: dict[str, str]) -> list[str]:
+    """What the configuration asks for otherwise than the plan on storage was made for.
+
+    Raises:
+        ConfigError: for a file that is no plan.
+    """
+    if not isinstance(plan, dict) or not {"identity", "scenes", "counts", "cells", "looks"} <= plan.keys():
+        raise ConfigError(
+            f"root: {Storage(config.root).uri(PLAN)} is damaged; delete it and run `aef plan`: shards and tiles that "
+            "are still right are kept"
+        )
+    return differences(plan["parts"], parts) if "parts" in plan else [CODE]
+
+
+def _another(config: Config, changed: list[str]) -> ConfigError:
+    if changed == [CODE]:
+        return ConfigError(
+            f"root: the plan under {config.root} was made by another version of the program; run `aef plan`"
+        )
+    return ConfigError(
+        f"root: the plan under {config.root} was made for other {', '.join(changed)}; give another root, or run "
+        "`aef plan --refresh` to replace it: shards and tiles that are still right are kept"
+    )
 
 
 def dry_run(config: Config) -> Survey:
@@ -157,10 +177,10 @@ def dry_run(config: Config) -> Survey:
     Raises:
         ConfigError: as :func:`run`.
     """
-    return _survey(config, StageResult("plan", "scenes"), None)[0]
+    return _survey(config, StageResult("plan", "scenes"), None, "")[0]
 
 
-def _survey(config: Config, result: StageResult, storage: Storage | None) -> tuple[Survey, list[str]]:
+def _survey(config: Config, result: StageResult, storage: Storage | None, identity: str) -> tuple[Survey, list[str]]:
     """What a plan holds, its counts booked in ``result``; scenes go to storage, if given, under the names returned."""
     area = area_of(config)
     catalogs = open_catalogs(config)
@@ -179,7 +199,7 @@ def _survey(config: Config, result: StageResult, storage: Storage | None) -> tup
             texts = texts.joined(TextPoints.read(scenes, catalogs))
         if scenes and storage is not None:
             names.append(cell.name)
-            _write_frame(storage, _scene_path(cell.name), scenes_to_frame(scenes))
+            _write_frame(storage, _scene_path(identity, cell.name), scenes_to_frame(scenes))
         progress(index + 1, len(cells), f"{usable.counts.total()} scenes")
     counts = usable.counts
     _require_scenes(config, counts)
@@ -260,8 +280,9 @@ def _print_layout(config: Config, sites: list[Site], tiles: list[Tile]) -> None:
     print(f"[plan] {len(tiles) * len(periods)} tiles of {config.plan.tile_px} px ({tile_px / 1e4:.0f} km2)")
 
 
-def _scene_path(cell: str) -> str:
-    return f"plan/scenes/{cell}.parquet"
+def _scene_path(identity: str, cell: str) -> str:
+    """Apart for every plan, so that a search that is cut off leaves the plan before it whole."""
+    return f"plan/scenes/{identity}/{cell}.parquet"
 
 
 def _write_frame(storage: Storage, path: str, frame: gpd.GeoDataFrame) -> None:
@@ -271,7 +292,10 @@ def _write_frame(storage: Storage, path: str, frame: gpd.GeoDataFrame) -> None:
 
 
 def _read_frame(storage: Storage, path: str) -> gpd.GeoDataFrame:
-    return gpd.read_parquet(BytesIO(storage.read_bytes(path)))
+    try:
+        return gpd.read_parquet(BytesIO(storage.read_bytes(path)))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"root: {storage.uri(path)} is missing or damaged; run `aef plan --refresh`") from error
 
 
 def check_planned(config: Config) -> None:
@@ -314,11 +338,8 @@ class Plan:
         check_planned(config)
         storage = Storage(config.root)
         plan = storage.read_json(PLAN)
-        if plan["identity"] != plan_identity(config, area_of(config)):
-            raise ConfigError(
-                f"root: the plan under {config.root} was made for another area, period or source list; "
-                "run `aef plan` again"
-            )
+        if changed := _changed(config, plan, plan_parts(config, area_of(config))):
+            raise _another(config, changed)
         return cls(storage, plan["identity"], tuple(plan["cells"]), config.plan.search_cell_deg)
 
     def survey(self) -> Survey:
@@ -345,7 +366,7 @@ class Plan:
         for cell in search_cells(area.buffer(0.05), self.cell_deg):
             if cell.name not in self.cells:
                 continue
-            buffer = BytesIO(self.storage.read_bytes(_scene_path(cell.name)))
+            buffer = BytesIO(self.storage.read_bytes(_scene_path(self.identity, cell.name)))
             for scene in frame_to_scenes(gpd.read_parquet(buffer, bbox=area.bounds)):
                 if scene.footprint.intersects(area):
                     found[scene.source, scene.scene_id] = scene
@@ -360,7 +381,7 @@ class Plan:
         """All scenes of one (small) source, once each."""
         found: dict[str, Scene] = {}
         for cell in self.cells:
-            buffer = BytesIO(self.storage.read_bytes(_scene_path(cell)))
+            buffer = BytesIO(self.storage.read_bytes(_scene_path(self.identity, cell)))
             for scene in frame_to_scenes(gpd.read_parquet(buffer, filters=[("source", "==", name)])):
                 found[scene.scene_id] = scene
         return [found[scene_id] for scene_id in sorted(found)]

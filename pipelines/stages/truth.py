@@ -31,6 +31,17 @@ def check_truth(config: Config) -> None:
         )
 
 
+def require_truth(config: Config) -> None:
+    """Whether the rasters are there, once the synthetic Earth stands.
+
+    Raises:
+        ConfigError: when the folder is missing.
+    """
+    folder = truth_folder(config)
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"evaluate.truth: no folder {folder}; give the folder of truth rasters, or leave the key out")
+
+
 def truth_files(config: Config) -> list[tuple[str, int]]:
     """Name and size of everything in the folder."""
     folder = truth_folder(config)

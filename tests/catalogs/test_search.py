@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
 import pytest
@@ -229,3 +231,32 @@ def test_bad_settings_name_their_key(kind, url, options, message):
     with pytest.raises(ValueError, match=message) as error:
         open_catalog("cat", kind, url, **options)
     assert "catalogs.cat." in str(error.value) and "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", '"catalog"', "<html>", ""])
+def test_a_static_catalog_that_is_something_else(tmp_path, text):
+    (tmp_path / "catalog.json").write_text(text)
+    catalog = open_catalog("here", "static", str(tmp_path))
+    with pytest.raises(
+        CatalogError, match=r"catalog here: cannot read .*catalog\.json \(.*; check catalogs\.here\.url"
+    ):
+        catalog.search(source("sentinel2"), ["optical"], box(0, 0, 1, 1), None)
+
+
+@pytest.mark.parametrize("answer", ["[1]", "3", "null", "<html>", '{"type": "Catalog"}'])
+def test_a_web_address_that_answers_something_else(answer):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer.encode())
+
+        def log_message(self, *_):
+            """Nothing to say."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        catalog = open_catalog("here", "sandbox", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(CatalogError, match=r"does not answer as a STAC API .*; check catalogs\.here\.url"):
+            catalog.search(source("sentinel2"), ["optical"], box(0, 0, 1, 1), None)
+        server.shutdown()

@@ -118,6 +118,20 @@ def test_another_format_and_a_missing_model_are_said_with_the_remedy(whole, tmp_
         checkpoints.load(storage, "checkpoints/x.pt")
 
 
+@pytest.mark.parametrize("kept", [0, 1000, -1000])
+def test_a_damaged_checkpoint_is_named_with_the_remedy(whole, tmp_path, kept):
+    storage = Storage(tmp_path)
+    checkpoints.save(storage, "checkpoints/x.pt", whole)
+    storage.write_bytes_atomic("checkpoints/x.pt", storage.read_bytes("checkpoints/x.pt")[:kept])
+    with pytest.raises(ConfigError, match=r"root: checkpoint damaged; delete .*x\.pt and run `aef train`"):
+        checkpoints.load(storage, "checkpoints/x.pt")
+    with pytest.raises(ConfigError, match=r"root: checkpoint .*y\.pt is missing; run `aef train`"):
+        checkpoints.load(storage, "checkpoints/y.pt")
+    storage.write_json("checkpoints/current.json", {})
+    with pytest.raises(ConfigError, match=r"current\.json is damaged; delete it and run `aef train`"):
+        checkpoints.trained(config(tmp_path))
+
+
 def test_the_rate_rises_then_falls_in_straight_lines():
     settings = config(train={"steps": 100, "warmup": 10, "learning_rate": 0.5, "final_rate": 0.1})
     rates = [learning_rate(settings, step) for step in range(101)]

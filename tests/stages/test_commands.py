@@ -30,7 +30,8 @@ def test_nothing_to_verify_is_an_error(aef, tmp_path):
     status, out, err = aef("verify")
     assert status == 2 and out == ""
     root = tmp_path / "root"
-    assert err == f"aef verify: error: root: no committed tile under {root}; check the root, or run `aef embed` first\n"
+    remedy = "check the root, or run `aef embed` first"
+    assert err == f"aef verify: error: {CONFIG}: root: no committed tile under {root}; {remedy}\n"
 
 
 def test_a_built_sandbox_says_where_it_is_and_what_serves_it(aef, tmp_path, monkeypatch):
@@ -98,7 +99,7 @@ def test_a_stage_without_the_stage_before_starts_nothing(aef, tmp_path, stage, m
     monkeypatch.setattr("pipelines.stages.commands.build_earth", lambda _: pytest.fail("rendered an Earth"))
     monkeypatch.setattr("pipelines.stages.commands.ray_session", lambda _: pytest.fail("started Ray"))
     root = tmp_path / "root"
-    assert aef(stage) == (2, "", f"aef {stage}: error: root: {missing.format(root=root)}\n")
+    assert aef(stage) == (2, "", f"aef {stage}: error: {CONFIG}: root: {missing.format(root=root)}\n")
     assert not list(root.iterdir())
 
 
@@ -109,5 +110,5 @@ def test_a_stage_further_on_names_the_stage_that_is_missing(aef, tmp_path):
     assert "no complete shard set" in aef("evaluate")[2]
     storage.write_json("shards/current.json", {"shards": []})
     assert "no trained model" in aef("evaluate")[2]
-    storage.write_json("checkpoints/current.json", {"digest": "d"})
+    storage.write_json("checkpoints/current.json", {"digest": "d", "path": "checkpoints/x.pt"})
     assert "no committed tile" in aef("evaluate")[2]

@@ -99,8 +99,8 @@ def test_without_strata_nothing_is_refused_for_them_and_no_site_has_one():
 @pytest.mark.parametrize(
     ("strata", "says"),
     [
-        ({"path": "missing.gpkg", "sites": 1}, r"plan.strata\[0\].path: missing.gpkg cannot be read \(no such file\)"),
-        ({"column": "NAME", "sites": 1}, r"plan.strata\[0\].column: .*eco.gpkg has no column 'NAME'; it has ECO_ID"),
+        ({"path": "missing.gpkg", "sites": 1}, r"plan.strata.0.path: missing.gpkg cannot be read \(no such file\)"),
+        ({"column": "NAME", "sites": 1}, r"plan.strata.0.column: .*eco.gpkg has no column 'NAME'; it has ECO_ID"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_the_remedy(ecoregions, strata, says):
@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_used_is_named_with_the_remedy(ecoregions, strata,
 
 def test_a_file_with_nothing_in_the_area_is_an_error_not_an_empty_plan(tmp_path):
     far = regions(tmp_path / "far.geojson", [(100, 0, 101, 1)], ["x"])
-    with pytest.raises(ConfigError, match=r"plan.strata\[0\].path: .*far.geojson has no polygon in the area"):
+    with pytest.raises(ConfigError, match=r"plan.strata.0.path: .*far.geojson has no polygon in the area"):
         drawn(strata=[{"path": far, "sites": 1}])
     with pytest.raises(ConfigError, match=r"plan.land: .*far.geojson has no polygon"):
         drawn(land=far)
