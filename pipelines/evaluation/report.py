@@ -235,7 +235,11 @@ def _changes(data: ReportData) -> str:
                 changed, stable = apart
                 caption += f"; mean difference {changed:.3f} there, {stable:.3f} elsewhere"
             pictures.append(_picture(picture, f"{one.title}: truth", caption))
-    return _grid(pictures)
+    legend = (
+        "<p>Found change: pale where the vectors of both periods agree, dark where they differ. Beside it, where it is "
+        "known, true change: dark where the class of the ground changed, pale elsewhere.</p>"
+    )
+    return legend + _grid(pictures) if pictures else ""
 
 
 def _losses(data: ReportData) -> str:

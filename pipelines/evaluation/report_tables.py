@@ -24,6 +24,14 @@ RULE = (
     "interval lies below. No colour: the intervals overlap, or one of them is not known, so that neither is ahead."
 )
 
+GLOSSARY = (
+    "<details><summary>what the words mean</summary><p>1-shot, 10-shot, max: labels of each class that a probe learns "
+    "from: one, ten, or all up to a limit. Balanced accuracy: the share of points found right, each class counting "
+    "alike. R\u00b2: the share of the variance of a quantity that is explained, 1 is all, 0 as good as the mean. "
+    "Less error: how much of the best baseline's kappa-adjusted balanced error is gone, which takes luck into account. "
+    "Untrained: the same model before training.</p></details>"
+)
+
 
 def _title(name: str) -> str:
     return escape(name.replace("_", " "))
@@ -151,7 +159,7 @@ def score_section(scores: Sequence[Score]) -> str:
             f'<figure class="wide"><img alt="scores of {_title(task)}" src="{chart}"></figure>'
             f"{_best_table(best, columns, order)}{_all_heads(scores, task)}"
         )
-    return "".join(parts)
+    return "".join(parts) + (GLOSSARY if parts else "")
 
 
 def _best_table(best: Sequence[Score], columns: Sequence[int | str], order: Sequence[str]) -> str:

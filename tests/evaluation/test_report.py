@@ -158,6 +158,8 @@ def test_the_page_says_what_the_numbers_are(tmp_path, data):
         "On held-out ground alone: overall accuracy 100.0%, balanced 100.0%. On all ground, training ground included: ",
         "look at this",
         "One point a parcel.",
+        "Balanced accuracy: the share of points found right",
+        "true change: dark where the class of the ground changed",
     ):
         assert text in page.text, text
     assert page.marked["best"] == ["0.600", "0.750"]  # the best of each number of shots, whoever it is
