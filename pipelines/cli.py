@@ -12,12 +12,43 @@ from pipelines.config import Config, ConfigError, load_config
 DESCRIPTION = """\
 From satellite archives to 64-number embeddings of every 10 m pixel.
 
-  aef run      --config configs/sandbox.yaml    everything, from data to maps and scores
-  aef plan     search the catalogs, draw sites, lay out tiles
-  aef ingest   read, co-register and write shards
-  aef train    fit the Space-Time-Precision model
-  aef embed    map embeddings over all tiles
-  aef evaluate probe the maps with labels and write the report
+in the order of use:
+  doctor    check this machine, and with --config the root and the catalogs
+  sandbox   build a synthetic Earth, or serve one; `run` does both by itself where the configuration asks for it
+  run       everything: (sandbox) plan ingest train embed evaluate; or one stage at a time:
+    plan      search the catalogs, draw training sites, lay out tiles
+    ingest    read scenes, co-register them, write shards and statistics
+    train     fit the Space-Time-Precision model
+    embed     map embeddings over all tiles
+    evaluate  probe the maps with labels, write scores and the report
+  submit    the same, run or one stage, as a job of a Ray cluster
+  status    what is planned, done and left
+  verify    compare committed tiles with their receipts
+  view      where report and maps are
+"""
+
+EPILOG = """\
+example, a synthetic Earth on this machine:
+  aef run --config configs/sandbox.yaml
+  aef view --config configs/sandbox.yaml --open
+
+example, a region of your own:
+  aef doctor --config configs/my_region.yaml
+  aef run --config configs/my_region.yaml --dry-run
+  aef run --config configs/my_region.yaml --set train.steps=2000
+
+A command that was killed is given again: what was committed is kept, the rest is done.
+`aef COMMAND --help` explains the options of a command.
+"""
+
+SUBMIT_EPILOG = """\
+example:
+  aef submit run --config configs/my_region.yaml --set root=s3://BUCKET/PREFIX \\
+      --address http://127.0.0.1:8265 --job-id my-region-2024
+
+The configuration must lie in this repository, which travels to the cluster, and the root must be a place that every
+node reaches. The environment variable RAY_AUTH_MODE is token where it is not set: the token of the cluster is then
+needed here (~/.ray/auth_token, or RAY_AUTH_TOKEN).
 """
 
 STAGES = {
@@ -26,11 +57,21 @@ STAGES = {
     "train": "Train the model on the shards; continues from the last checkpoint.",
     "embed": "Embed every tile of the plan with the trained model; committed tiles are skipped.",
     "evaluate": "Probe embeddings, baselines and the untrained model with labelled points; write the report.",
-    "run": "All stages in order: (sandbox) plan ingest train embed evaluate.",
+    "run": "All stages in order: (sandbox) plan ingest train embed evaluate; what is done already is not done again.",
     "status": "What is planned, done and left under the root.",
     "verify": "Check every committed tile against its receipt.",
     "view": "Where the report and the maps are; --open shows the report in a browser.",
 }
+DRY_RUN = {
+    "plan": "print what the plan would hold and stop, writing nothing; searches the catalogs, which must answer",
+    "run": "print for every stage what it would fetch, write, compute and cost, and stop, writing nothing; searches "
+    "the catalogs, which must answer (a synthetic Earth that is not built yet: only what is known without it)",
+    "evaluate": "print tasks, labels and shots and stop, writing nothing; asks no catalog",
+}
+DRY_RUN_OF_STAGE = (
+    "print what the stage would fetch, write, compute and cost, and stop, writing nothing; reads the plan under the "
+    "root and asks no catalog"
+)
 
 
 # Those of pipelines/sandbox/faults.py, which needs the web framework; a test keeps the two equal.
@@ -39,12 +80,21 @@ FAULTS = ("latency", "throttled", "unavailable", "missing", "truncated", "expire
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="aef", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="aef",
+        usage="aef COMMAND [OPTIONS]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # Without help of their own the commands are listed once, by the description, in the order of use.
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS, prog="aef"
+    )
 
-    def add(name: str, help_text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help_text, description=help_text)
+    def add(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
 
     def with_config(command: argparse.ArgumentParser, required: bool = True) -> None:
         command.add_argument("--config", required=required, metavar="FILE", help="YAML configuration; see configs/")
@@ -54,16 +104,22 @@ def _parser() -> argparse.ArgumentParser:
             action="append",
             default=[],
             metavar="KEY=VALUE",
-            help="override one value, e.g. --set train.steps=100 (repeatable)",
+            help="override one value of the configuration for this call; KEY is dotted, VALUE is YAML, "
+            "e.g. --set train.steps=100 --set embed.workers=4 (repeatable)",
         )
 
     for name, help_text in STAGES.items():
         command = add(name, help_text)
         with_config(command)
         if name in ("plan", "ingest", "train", "embed", "evaluate", "run"):
-            command.add_argument("--dry-run", action="store_true", help="print what would be done and stop")
+            command.add_argument("--dry-run", action="store_true", help=DRY_RUN.get(name, DRY_RUN_OF_STAGE))
         if name in ("plan", "run"):
-            command.add_argument("--refresh", action="store_true", help="search the catalogs again")
+            command.add_argument(
+                "--refresh",
+                action="store_true",
+                help="search the catalogs again although a plan of this area, periods and sources is there, "
+                "to find scenes that were published since",
+            )
         if name == "view":
             command.add_argument("--open", action="store_true", help="open the report in the browser")
     sandbox = add("sandbox", "Build the synthetic Earth, or serve it or any static STAC catalog.")
@@ -95,7 +151,9 @@ def _parser() -> argparse.ArgumentParser:
         f"'latency={{probability: 0.5, seconds: 2}}' (repeatable); NAME: {', '.join(FAULTS)}",
     )
     submit = add(
-        "submit", "Run a stage as a job of a Ray cluster (ray job submit), follow its log, pass on its status."
+        "submit",
+        "Run a stage as a job of a Ray cluster (ray job submit), follow its log, pass on its status.",
+        SUBMIT_EPILOG,
     )
     submit.add_argument("stage", choices=("plan", "ingest", "train", "embed", "evaluate", "run"), help="what to run")
     with_config(submit)

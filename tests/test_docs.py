@@ -69,8 +69,28 @@ def test_help_is_quick_and_needs_neither_ray_nor_torch():
     script += "sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    for command in COMMANDS:
-        assert command in done.stdout
+    lines = re.findall(r"^ {2,4}(\w+) {2,}\S", done.stdout, re.M)
+    assert sorted(lines) == sorted(COMMANDS)  # each on one line, once
+    stages = ["plan", "ingest", "train", "embed", "evaluate"]
+    assert [name for name in lines if name in stages] == stages
+    assert "example" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("plan", ("published since", "catalogs, which must answer")),
+        ("embed", ("reads the plan under the root and asks no catalog", "KEY is dotted, VALUE is YAML")),
+        ("submit", ("aef submit run --config", "--job-id my-region", "RAY_AUTH_MODE")),
+    ],
+)
+def test_the_help_of_a_command_explains_its_options(command, words, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for part in words:
+        assert part in text
 
 
 def parsers(parser, name="aef"):

@@ -235,7 +235,11 @@ def _changes(data: ReportData) -> str:
                 changed, stable = apart
                 caption += f"; mean difference {changed:.3f} there, {stable:.3f} elsewhere"
             pictures.append(_picture(picture, f"{one.title}: truth", caption))
-    return _grid(pictures)
+    legend = (
+        "<p>Found change: pale where the vectors of both periods agree, dark where they differ. Beside it, where it is "
+        "known, true change: dark where the class of the ground changed, pale elsewhere.</p>"
+    )
+    return legend + _grid(pictures) if pictures else ""
 
 
 def _losses(data: ReportData) -> str:
@@ -270,9 +274,10 @@ dd{margin:0;font-weight:600;overflow-wrap:anywhere}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
 th,td{padding:6px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th{color:var(--muted);font-weight:500}th:first-child,td:first-child{text-align:left}
-tr.own td:first-child{font-weight:700;color:var(--accent)}td.best{background:var(--tint);font-weight:700}
+tr.own td:first-child{font-weight:700;color:var(--accent)}td.best{font-weight:700}
 td small{color:var(--muted);font-weight:400;font-size:11.5px}td.bad{color:var(--warn);font-weight:600}
-td.good{color:var(--accent);font-weight:600}.legend{list-style:none;display:flex;flex-wrap:wrap;gap:5px 16px;
+td.good{color:var(--accent);background:var(--tint);font-weight:600}
+.legend{list-style:none;display:flex;flex-wrap:wrap;gap:5px 16px;
 padding:0;margin:12px 0 0;font-size:13px}.legend i{display:inline-block;width:13px;height:13px;border-radius:3px;
 margin-right:6px;vertical-align:-1px;border:1px solid #0002}
 .verdict{margin-bottom:20px}.verdict td{font-size:15px}.verdict small{display:block;font-size:12px}

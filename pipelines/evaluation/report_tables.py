@@ -19,6 +19,18 @@ NAMES = {
     "kappa_error": "kappa-adjusted error",
 }
 OURS = ("embedding", "untrained")
+RULE = (
+    "Green: the whole 95 % interval of the embedding lies above that of the best designed baseline. Red: the whole "
+    "interval lies below. No colour: the intervals overlap, or one of them is not known, so that neither is ahead."
+)
+
+GLOSSARY = (
+    "<details><summary>what the words mean</summary><p>1-shot, 10-shot, max: labels of each class that a probe learns "
+    "from: one, ten, or all up to a limit. Balanced accuracy: the share of points found right, each class counting "
+    "alike. R\u00b2: the share of the variance of a quantity that is explained, 1 is all, 0 as good as the mean. "
+    "Less error: how much of the best baseline's kappa-adjusted balanced error is gone, which takes luck into account. "
+    "Untrained: the same model before training.</p></details>"
+)
 
 
 def _title(name: str) -> str:
@@ -83,26 +95,39 @@ def verdict(scores: Sequence[Score]) -> str:
         "<p>The embedding minus the best designed baseline of the same run (balanced accuracy or R\u00b2, "
         "best head of each, held-out points). Less error: of the kappa-adjusted balanced error.</p>"
         f'<div class="scroll"><table class="verdict"><thead><tr><th>task</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{''.join(rows)}</tbody></table></div><p class='muted'>{RULE}</p>"
     )
 
 
+def standing(own: Score, rival: Score) -> int:
+    """1 where the interval of ``own`` lies wholly above that of ``rival``, -1 wholly below, 0 where neither is told."""
+    if own.low is None or own.high is None or rival.low is None or rival.high is None:
+        return 0
+    return int(own.low > rival.high) - int(own.high < rival.low)
+
+
 def _margin(scores: Sequence[Score], task: str, shots: int | str) -> str:
-    rows = {score.features: score for score in _best_rows(scores, task) if score.shots == shots}
-    rivals = [row for name, row in rows.items() if name not in OURS]
-    if "embedding" not in rows or not rivals:
+    pair = _own_and_rival([score for score in _best_rows(scores, task) if score.shots == shots])
+    if pair is None:
         return ""
-    own, rival = rows["embedding"], max(rivals, key=lambda row: row.mean)
+    own, rival = pair
     gap = own.mean - rival.mean
     error = ""
     for score in scores:
         if (score.task, score.shots, score.metric) == (task, shots, METRIC):
             error = f", {_less_error(score.mean)}"
-    tone = "" if abs(gap) < 0.0005 else (' class="good"' if gap > 0 else ' class="bad"')
+    tone = {1: ' class="good"', 0: "", -1: ' class="bad"'}[standing(own, rival)]
     return (
         f"<td{tone}>{gap:+.3f}{error}<small>{own.mean:.3f} against {rival.mean:.3f} of {_title(rival.features)}"
         "</small></td>"
     )
+
+
+def _own_and_rival(rows: Sequence[Score]) -> tuple[Score, Score] | None:
+    """The embedding and its best designed baseline among rows of one task and number of shots."""
+    own = [row for row in rows if row.features == "embedding"]
+    rivals = [row for row in rows if row.features not in OURS]
+    return (own[0], max(rivals, key=lambda row: row.mean)) if own and rivals else None
 
 
 def _less_error(reduction: float) -> str:
@@ -134,7 +159,7 @@ def score_section(scores: Sequence[Score]) -> str:
             f'<figure class="wide"><img alt="scores of {_title(task)}" src="{chart}"></figure>'
             f"{_best_table(best, columns, order)}{_all_heads(scores, task)}"
         )
-    return "".join(parts)
+    return "".join(parts) + (GLOSSARY if parts else "")
 
 
 def _best_table(best: Sequence[Score], columns: Sequence[int | str], order: Sequence[str]) -> str:
@@ -148,14 +173,18 @@ def _best_table(best: Sequence[Score], columns: Sequence[int | str], order: Sequ
             if score is None:
                 row.append("<td>&ndash;</td>")
                 continue
-            mark = ' class="best"' if score.mean == top[shots] else ""
+            marks = ["best"] * (score.mean == top[shots])
+            pair = _own_and_rival([one for one in best if one.shots == shots])
+            if name == "embedding" and pair is not None:
+                marks += {1: ["good"], 0: [], -1: ["bad"]}[standing(*pair)]
+            mark = f' class="{" ".join(marks)}"' if marks else ""
             row.append(f"<td{mark}>{score.mean:.3f} {_range(score)}</td>")
         own = ' class="own"' if name == "embedding" else ""
         rows.append(f"<tr{own}><td>{_title(name)}</td>{''.join(row)}</tr>")
     head = "".join(f"<th>{_shots(shots)}</th>" for shots in columns)
     return (
         f'<div class="scroll"><table><thead><tr><th>features</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{''.join(rows)}</tbody></table></div><p class='muted'>Bold: the highest mean of the column. {RULE}</p>"
     )
 
 

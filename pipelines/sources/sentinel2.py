@@ -50,6 +50,10 @@ IMPOSSIBLE, IMPOSSIBLE_SHARE = -0.05, 0.01
 # may be left in the numbers; what is brighter still is cloud or snow that its mask missed.
 VISIBLE = ("coastal", "blue", "green", "red")
 OFFSET_LEFT, DARK_PERCENT = (0.1, 0.2), 1.0
+# Haze brightens the visible bands and hardly the short-wave infrared; an offset is in all bands alike. An infrared band
+# whose darkest pixels (water, shadow) reflect less than this has no offset of 0.1 in it; water may come out at -0.02.
+INFRARED = ("nir", "nir08", "nir09", "swir16", "swir22")
+NO_OFFSET_BELOW = 0.08
 _SAMPLE_PX = 4
 _LEAST_PX = 64
 
@@ -104,21 +108,25 @@ def contradiction(values: NDArray, scale: NDArray[np.float64], offset: NDArray[n
 def doubt(
     source: Source, values: NDArray, weight: NDArray, scale: NDArray[np.float64], offset: NDArray[np.float64]
 ) -> str | None:
-    """No dark pixel in any visible band, although nothing is said to have been added to the numbers.
+    """No dark pixel in any visible or infrared band, although nothing is said to have been added to the numbers.
 
-    Water, shadow and dense vegetation are darker than 0.1 in some visible band. Bright desert is not, which is why this
-    is a doubt and no proof.
+    Water, shadow and dense vegetation are darker than 0.1 in some visible band. Bright desert is not, nor is dry land
+    under haze, which is why this is a doubt and no proof. Where infrared bands have dark pixels, haze is told apart.
     """
     clear = weight[::_SAMPLE_PX, ::_SAMPLE_PX] > 0
-    darkest = []
+    darkest: list[float] = []
+    infrared: list[float] = []
     for name, band, a, b in zip(source.band_names, values, scale, offset, strict=True):
         sample = band[::_SAMPLE_PX, ::_SAMPLE_PX][clear]
         sample = sample[sample != source.nodata]
-        if name in VISIBLE and sample.size >= _LEAST_PX:
+        if name in VISIBLE + INFRARED and sample.size >= _LEAST_PX:
             if b < 0:
                 return None
-            darkest.append(float(np.percentile(sample, DARK_PERCENT)) * a + b)
+            found = darkest if name in VISIBLE else infrared
+            found.append(float(np.percentile(sample, DARK_PERCENT)) * a + b)
     if not darkest or not OFFSET_LEFT[0] <= min(darkest) < OFFSET_LEFT[1]:
+        return None
+    if min(infrared, default=NO_OFFSET_BELOW) < NO_OFFSET_BELOW:
         return None
     return (
         f"no clear pixel of its visible bands is darker than {min(darkest):.3f} in reflectance with the offset 0 that "

@@ -23,6 +23,9 @@ from pipelines.stages.scoring import task_of
 from pipelines.stages.truth import parcels, truth_folder
 from pipelines.storage import Storage
 
+SEAMLESS = (0.8, 1.25)
+MOST_BOARD = 3.0
+
 
 def quality_checks(config: Config, points: pd.DataFrame, vectors: NDArray[np.float32]) -> list[Check]:
     """Collapse, sub-pixel codes, stability over the years, seams."""
@@ -47,10 +50,24 @@ def quality_checks(config: Config, points: pd.DataFrame, vectors: NDArray[np.flo
             truths.append((image, parts))
     if seams:
         middle = float(np.median(seams))
-        checks.append(Check("seam ratio at tile corners", middle, "0.80 to 1.25", 0.8 <= middle <= 1.25))
+        checks.append(
+            Check(
+                "seam ratio at tile corners",
+                middle,
+                "{:.2f} to {:.2f}".format(*SEAMLESS),
+                SEAMLESS[0] <= middle <= SEAMLESS[1],
+            )
+        )
     if boards:
         board = float(np.median(boards))
-        checks.append(Check("power at the Nyquist frequency over its neighbours", board, "about 1", board < 3))
+        checks.append(
+            Check(
+                "power at the Nyquist frequency over its neighbours",
+                board,
+                f"below {MOST_BOARD:g}; about 1 without a pattern",
+                board < MOST_BOARD,
+            )
+        )
     if truths:
         image = np.concatenate([one for one, _ in truths])
         offsets = np.cumsum([0, *(parts.max() for _, parts in truths[:-1])])
@@ -66,9 +83,14 @@ def quality_checks(config: Config, points: pd.DataFrame, vectors: NDArray[np.flo
             value = pair_cosine(vectors[pairs["before"]], vectors[pairs["after"]], stable)
             moved = pair_cosine(vectors[pairs["before"]], vectors[pairs["after"]], ~stable)
             checks.append(
-                Check("year-to-year cosine, stable points", value, "near 1, above changed points", value > moved)
+                Check(
+                    "year-to-year cosine, stable points",
+                    value,
+                    f"above {moved:.3f}, that of changed points",
+                    value > moved,
+                )
             )
-            checks.append(Check("year-to-year cosine, changed points", moved, "below stable points"))
+            checks.append(Check("year-to-year cosine, changed points", moved, "no bound of its own"))
     return checks
 
 

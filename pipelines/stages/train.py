@@ -11,7 +11,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,6 +47,7 @@ from pipelines.storage import Storage
 CURRENT = "checkpoints/current.json"
 HISTORY = "reports/training.json"
 REPORT_EVERY = 10
+LOSS_TERMS = ("reconstruction", "uniformity", "consistency", "text")
 
 
 def run_identity(config: Config, paths: list[str], statistics: Statistics) -> str:
@@ -99,7 +100,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
     feed = Feed(config, arguments["pools"], rank, world)
     # Noise and dropped frames differ between ranks and steps, and are the same in a resumed run.
     generator = torch.Generator(device=device)
-    start, first = time.monotonic(), step
+    start, first, terms = time.monotonic(), step, TermLog()
     for raw in feed.batches(step):
         generator.manual_seed(hash_seed(config.seed, step, rank))
         torch.manual_seed(hash_seed(config.seed, step, rank))
@@ -113,8 +114,9 @@ def train_loop(arguments: dict[str, Any]) -> None:
         norm = torch.nn.utils.clip_grad_norm_(wrapped.parameters(), train.clip)
         optimizer.step()
         step += 1
+        terms.add(output.losses)
         if step % REPORT_EVERY == 0 or step == train.steps:
-            row = {name: float(value.detach()) for name, value in output.losses.items()}
+            row = terms.take()
             row |= {"step": step, "total": float(output.total.detach()), "gradient_norm": float(norm)}
             row |= {
                 "seconds": time.monotonic() - start,
@@ -130,6 +132,33 @@ def train_loop(arguments: dict[str, Any]) -> None:
             _save(storage, run_id, step, config, model_of(wrapped), optimizer, statistics, history)
         if step == train.steps:
             break
+
+
+class TermLog:
+    """The latest value of every loss term since the last row of the history.
+
+    The student runs every ``consistency_every`` steps: rows made of their own step alone would never show its loss
+    where that number and ``REPORT_EVERY`` do not meet.
+    """
+
+    def __init__(self) -> None:
+        self._latest: dict[str, torch.Tensor] = {}
+
+    def add(self, losses: Mapping[str, torch.Tensor]) -> None:
+        """Keep the terms of one step; nothing is copied from the device."""
+        self._latest |= {name: value.detach() for name, value in losses.items()}
+
+    def take(self) -> dict[str, float]:
+        """The kept values, which are forgotten."""
+        row = {name: float(value) for name, value in self._latest.items()}
+        self._latest = {}
+        return row
+
+
+def loss_text(row: Mapping[str, float]) -> str:
+    """Total and terms for a progress line."""
+    terms = ", ".join(f"{name} {row[name]:.3f}" for name in LOSS_TERMS if name in row)
+    return f"loss {row['total']:.3f}" + (f" ({terms})" if terms else "")
 
 
 def model_of(wrapped: torch.nn.Module) -> AlphaEarth:
@@ -254,13 +283,15 @@ class Board:
 def shown_progress(board: ActorHandle, steps: int) -> Iterator[None]:
     """Print the board's figures for the time of the block."""
     progress, done = Progress("train", "steps"), threading.Event()
+    shown: dict[str, float] = {}  # a term that the last row lacks is shown as it was last
 
     def watch() -> None:
         while not done.wait(2.0):
             latest: ray.ObjectRef[dict[str, float]] = board.read.remote()
             row = ray.get(latest)
             if row:
-                progress(row["step"], steps, f"loss {row['total']:.3f}")
+                shown.update(row)
+                progress(row["step"], steps, loss_text(shown))
 
     thread = threading.Thread(target=watch, daemon=True, name="train-progress")
     thread.start()

@@ -14,13 +14,16 @@ from pipelines.coregister import read_block, read_frames, read_window
 from pipelines.grid import Period, Window
 from pipelines.sandbox import sentinel2
 from pipelines.sandbox.layers import ZONES, layer_grids, write_layers
+from pipelines.sandbox.optics import Atmosphere, through
 from pipelines.sandbox.parameters import parameters_for
 from pipelines.sandbox.schedule import passes
 from pipelines.sources import source
+from pipelines.sources.sentinel2 import ALL_BANDS
 from tests.coregister import real
 
 OPTICAL = source("sentinel2")
 ALWAYS = Period.from_iso("2015-01-01", "2035-01-01")
+FIELD = (0.04, 0.07, 0.05, 0.35, 0.2)
 BEFORE, AFTER = "2099-01-01", "2000-01-01"
 
 
@@ -157,6 +160,29 @@ def test_an_offset_that_would_be_added_twice_is_refused_by_name(pair):
     clear, doubts, refused = told([scene(*one) for one in pair[0]], offset=-0.1)
     assert not doubts and clear >= 3 and len(refused) >= clear - 1
     assert all(one.kind == "unusable" and one.scene_id in one.reason for one in refused)
+
+
+@pytest.mark.parametrize("haze", [0.0, 0.1, 0.5])
+def test_haze_over_water_is_not_taken_for_an_offset(haze):
+    """Fields and a lake under haze of the sandbox's colour, without an offset and with one left in the numbers."""
+    rng = np.random.default_rng(0)
+    names = ("blue", "green", "red", "nir", "swir16")
+    assert OPTICAL.band_names == names
+    lake = np.zeros((128, 128), bool)
+    lake[:20] = True
+    air = Atmosphere(*(np.full(lake.shape, value, np.float32) for value in (0, 0, haze, 0)))
+    truth = [np.where(lake, water, field) for water, field in zip((0.03, 0.03, 0.02, 0.01, 0.0), FIELD, strict=True)]
+    seen = [
+        through((band * rng.uniform(0.9, 1.1, lake.shape)).astype(np.float32), air, ALL_BANDS.index(name))
+        for name, band in zip(names, truth, strict=True)
+    ]
+    values = np.rint(10_000 * np.stack(seen)).clip(1).astype(np.uint16)
+    scale, offset, clear = np.full(5, 1e-4), np.zeros(5), np.ones(lake.shape, np.float32)
+    assert OPTICAL.doubt(OPTICAL, values, clear, scale, offset) is None
+    assert (values[:3] > 1000).all() == (haze == 0.5)  # thick haze looks like an offset in the visible bands alone
+    if haze < 0.5:
+        assert "may still be in the numbers" in (OPTICAL.doubt(OPTICAL, values + 1000, clear, scale, offset) or "")
+    assert bool(OPTICAL.contradiction(values, scale, offset - 0.1)) == (values < 500).any()
 
 
 @pytest.mark.real

@@ -98,3 +98,17 @@ def test_seam_ratio_is_one_without_and_large_with_a_seam():
     assert quality.seam_ratio(broken, [], [32]) > 3
     with pytest.raises(ValueError, match="no tile boundary"):
         quality.seam_ratio(smooth, [], [])
+
+
+def test_checks_say_the_bounds_that_they_apply():
+    rng = np.random.default_rng(0)
+    sites = np.arange(400) % 7
+    for directions, sound in ((64, True), (4, False)):
+        vectors = np.zeros((400, 64), np.float32)
+        vectors[:, :directions] = rng.normal(size=(400, directions))
+        rank, dot = quality.vector_checks(vectors, sites)
+        assert rank.expected == "above 4; 64 at most" and rank.passed is sound is bool(rank.value > 4)
+        assert dot.expected == "below 0.9; 0.100 if uniform" and dot.passed
+    image, parcels = rng.normal(size=(20, 20, 8)).astype(np.float32), np.ones((20, 20), int)
+    near, far = quality.neighbour_check(image, parcels)
+    assert near.expected == f"at least {far.value - 0.002:.3f}, that at 2 px less 0.002"

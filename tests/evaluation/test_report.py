@@ -1,6 +1,7 @@
 import base64
 import io
 import uuid
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -27,7 +28,7 @@ class Page(HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.images, self.links, self.text, self.tags, self.ids = [], [], [], "", set(), set()
-        self.cells, self.best = [], []
+        self.marked = {"best": [], "good": [], "bad": []}
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
@@ -45,8 +46,9 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
-        if self.open and self.open[-1][0] == "td" and self.open[-1][1].get("class") == "best":
-            self.best.append(data.strip())
+        if self.open and self.open[-1][0] == "td":
+            for mark in (self.open[-1][1].get("class") or "").split():
+                self.marked[mark].append(data.strip())
 
 
 def scores():
@@ -156,9 +158,30 @@ def test_the_page_says_what_the_numbers_are(tmp_path, data):
         "On held-out ground alone: overall accuracy 100.0%, balanced 100.0%. On all ground, training ground included: ",
         "look at this",
         "One point a parcel.",
+        "Balanced accuracy: the share of points found right",
+        "true change: dark where the class of the ground changed",
     ):
         assert text in page.text, text
-    assert page.best == ["0.600", "0.750"]  # the best of each number of shots, whoever it is
+    assert page.marked["best"] == ["0.600", "0.750"]  # the best of each number of shots, whoever it is
+    assert page.text.count("No colour: the intervals overlap") == 2  # under either table of scores
+
+
+@pytest.mark.parametrize(
+    ("width", "mark"), [(0.04, ["good", "bad"]), (0.08, []), (None, [])], ids=["apart", "overlapping", "unknown"]
+)
+def test_a_score_is_coloured_only_where_the_intervals_are_apart(tmp_path, width, mark):
+    rows = [
+        replace(row, low=row.mean - width, high=row.mean + width) if width else replace(row, low=None, high=None)
+        for row in scores()
+        if row.metric == "balanced_accuracy"
+    ]
+    rows = [
+        replace(row, mean=0.6, low=0.6 - width, high=0.6 + width) if width and row.mean == 0.7 else row for row in rows
+    ]
+    write_report(Storage(tmp_path), "report.html", ReportData("x", scores=rows))
+    page = parse(tmp_path / "report.html")
+    told = {"good": ["+0.100", "0.600"], "bad": ["-0.150", "0.600"]}
+    assert {name: page.marked[name] for name in told} == {name: told[name] if name in mark else [] for name in told}
 
 
 def test_a_maps_accuracy_leads_with_the_ground_that_was_held_out(tmp_path):

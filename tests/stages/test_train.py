@@ -1,6 +1,7 @@
 """What training refuses before it starts."""
 
 import pytest
+import torch
 
 from pipelines.config import ConfigError
 from pipelines.products.tile import receipt_path
@@ -48,3 +49,24 @@ def test_a_second_model_may_be_trained_where_no_tile_is(trained, monkeypatch):
     no_training(monkeypatch)
     with pytest.raises(RuntimeError, match="training started"):
         train.run(other(trained[1]))
+
+
+def test_the_loss_of_a_student_that_runs_seldom_is_in_the_history():
+    """Every 16th of 100 steps, never one of those that end ten."""
+    log, rows = train.TermLog(), []
+    for step in range(100):
+        losses = {"reconstruction": torch.tensor(float(step))}
+        if step % 16 == 0:
+            losses["consistency"] = torch.tensor(step / 16)
+        log.add(losses)
+        if (step + 1) % train.REPORT_EVERY == 0:
+            rows.append(log.take())
+    assert [row["consistency"] for row in rows if "consistency" in row] == [0, 1, 2, 3, 4, 5, 6]
+    assert [row["reconstruction"] for row in rows] == list(range(9, 100, 10))
+
+
+def test_a_progress_line_names_all_terms():
+    row = {"text": 3.0, "total": 1.5, "consistency": 0.25, "uniformity": 0.125, "reconstruction": 0.5, "step": 10}
+    text = "loss 1.500 (reconstruction 0.500, uniformity 0.125, consistency 0.250, text 3.000)"
+    assert train.loss_text(row) == text
+    assert train.loss_text({"total": 1.5}) == "loss 1.500"
