@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         text = " ".join(str(error).split()) or type(error).__name__
         file = getattr(options, "config", None)
-        if isinstance(error, ConfigError | ConnectionError) and file and not text.startswith((f"{file}: ", "--set ")):
+        if isinstance(error, ConfigError | ConnectionError) and file and not text.startswith((f"{file}: ", "--")):
             text = f"{file}: {text}"
         print(f"aef {options.command}: error: {text}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

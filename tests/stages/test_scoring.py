@@ -45,7 +45,8 @@ def world(tasks=TASKS):
         "xy": rng.normal(size=(2 * parcels, 2)).astype(np.float32),
     }
     evaluation = {"labels": ["/none.parquet"], "tasks": tasks, "repeats": {1: 4, 10: 3, "max": 2}}
-    return config(evaluate=evaluation, ray={"cpus": 2}), pd.concat(tables, ignore_index=True), features
+    years = [[f"{year}-01-01", f"{year + 1}-01-01"] for year in (2021, 2022)]
+    return config(periods=years, evaluate=evaluation, ray={"cpus": 2}), pd.concat(tables, ignore_index=True), features
 
 
 def test_parts_that_run_side_by_side_give_the_rows_of_one_pass_in_its_order():
