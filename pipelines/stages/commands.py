@@ -16,7 +16,7 @@ from pipelines.config import Config, ConfigError
 from pipelines.stages import checkpoint, embed, evaluate, ingest, plan, train
 from pipelines.stages.earth import build_earth, check_served, describe_earth, live_catalog, served_catalog
 from pipelines.stages.estimate import Estimate
-from pipelines.stages.session import MemoryMonitor, StageResult, ray_session, write_summary
+from pipelines.stages.session import MemoryMonitor, StageResult, ray_session, total_line, write_summary
 from pipelines.stages.settings import check_labels, check_settings
 from pipelines.stages.survey import Survey
 from pipelines.stages.truth import check_truth, require_truth
@@ -80,7 +80,7 @@ def run_stages(config: Config, options: argparse.Namespace) -> int:
             if result.failed and name in ("plan", "ingest", "train"):
                 # Later stages would build on a hole; the next run does what is missing.
                 break
-    print("\n".join(["", "Summary", *(result.line() for result in results)]))
+    print("\n".join(["", "Summary", *(result.line() for result in results), total_line(results)]))
     if config.evaluate is not None and "evaluate" in names and storage.exists(evaluate.REPORT):
         print(f"Report: {storage.uri(evaluate.REPORT)}")
     failed = sum(result.failed for result in results)

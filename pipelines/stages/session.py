@@ -70,6 +70,13 @@ class StageResult:
         return text
 
 
+def total_line(results: list[StageResult]) -> str:
+    """One line for a person: how long all stages took, and the most memory that one of them held."""
+    seconds = sum(result.seconds for result in results)
+    peak = max((result.peak_memory_bytes for result in results), default=0)
+    return f"total: {seconds:.0f} s, {peak / 2**30:.1f} GiB peak"
+
+
 class Progress:
     """Prints what is done, the rate and the time left; at most one line every few seconds."""
 

@@ -6,7 +6,15 @@ import mmap
 import pytest
 
 from pipelines.stages import session
-from pipelines.stages.session import MemoryMonitor, Progress, StageResult, one_line, stable_json, write_summary
+from pipelines.stages.session import (
+    MemoryMonitor,
+    Progress,
+    StageResult,
+    one_line,
+    stable_json,
+    total_line,
+    write_summary,
+)
 from pipelines.storage import Storage, StorageFullError
 
 
@@ -78,6 +86,13 @@ def test_a_result_in_words_gives_counts_and_reasons():
     result.peak_memory_bytes = 3 * 2**30
     text = "embed: 5 tiles written, 2 already done or skipped, 1 FAILED of 8; 3 s, 3.0 GiB peak\n    1 x disk full"
     assert result.line() == text
+
+
+def test_the_total_adds_times_and_takes_the_highest_memory():
+    stages = [StageResult("plan", "scenes", seconds=1.4, peak_memory_bytes=3 * 2**30), StageResult("train", "steps")]
+    stages[1].seconds, stages[1].peak_memory_bytes = 7.2, 2**30
+    assert total_line(stages) == "total: 9 s, 3.0 GiB peak"
+    assert total_line([]) == "total: 0 s, 0.0 GiB peak"
 
 
 def test_memory_counts_what_was_held_for_a_moment():
