@@ -7,8 +7,10 @@ it holds daily means only: the extremes of means are not the means' extremes.
 
 from __future__ import annotations
 
+import asyncio
 import calendar
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -21,9 +23,10 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from pipelines.coregister.fetch import Failure, Signers, retrying, signer_of
+from pipelines.coregister.fetch import ATTEMPTS, BACKOFF_S, Failure, FailureKind, Signers, classify, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
 from pipelines.grid import WGS84, Period, Window, transformer
+from pipelines.patience import wait_s
 from pipelines.scenes import Scene
 from pipelines.sequence import RasterFrames
 from pipelines.sources.base import Source
@@ -114,14 +117,31 @@ _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
 class _StrictStore(WrapperStore):
-    """A store in which a chunk that cannot be found is an error; Zarr would read it as never written, all missing."""
+    """A store whose every key is asked for as often as its failure deserves.
+
+    A chunk that cannot be found is an error; Zarr would read it as never written, all missing. Keys have their own
+    patience because a store has hundreds: asked for as a whole, one that fails at random would never be read whole.
+    """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Reads a key."""
-        found = await super().get(key, prototype, byte_range)
-        if found is None and key.rsplit("/", 1)[-1] not in _METADATA:
-            raise FileNotFoundError(f"chunk {key} of the store cannot be found")
-        return found
+        tried: Counter[FailureKind] = Counter()
+        while True:
+            headers: Mapping[str, str] = {}
+            try:
+                found = await super().get(key, prototype, byte_range)
+                if found is not None:
+                    return found
+                error: Exception = FileNotFoundError(f"chunk {key} of the store cannot be found")
+            except Exception as failed:  # told apart by its class below
+                error, headers = failed, getattr(failed, "headers", None) or {}
+            kind = classify(error)
+            tried[kind] += 1
+            if tried[kind] >= ATTEMPTS[kind]:
+                if isinstance(error, FileNotFoundError) and key.rsplit("/", 1)[-1] in _METADATA:
+                    return None
+                raise error
+            await asyncio.sleep(wait_s(tried.total() - 1, headers, first_s=BACKOFF_S))
 
 
 @lru_cache(maxsize=8)

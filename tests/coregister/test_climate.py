@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -161,6 +163,19 @@ def test_a_chunk_that_is_missing_is_a_failure_and_not_a_gap(tmp_path, lasting: b
     else:
         assert failures == []
         np.testing.assert_array_equal(near.values, frames.values)
+
+
+@pytest.mark.parametrize("fault", [429, 503, 404, 403, "truncate"])
+def test_every_key_of_a_store_may_fail_once_whatever_the_others_do(tmp_path, fault):
+    local = write(hourly(), tmp_path / "a.zarr")
+    near, _ = read_climate([scene(local)], window(), YEAR, ERA5)
+    with serve(tmp_path, lambda path, seen: fault if seen == 0 else None) as server:
+        frames, failures = read_climate([scene(f"{server.url}/a.zarr")], window(), YEAR, ERA5)
+        asked = Counter(server.requests)
+    assert failures == []
+    np.testing.assert_array_equal(near.values, frames.values)
+    chunks = {request for request in asked if "/t2m/" in request and request.rsplit("/", 1)[1][0].isdigit()}
+    assert len(chunks) == 6 and {asked[request] for request in chunks} == {2}
 
 
 def test_a_point_off_the_grid_is_refused(tmp_path):
