@@ -178,6 +178,43 @@ def test_every_key_of_a_store_may_fail_once_whatever_the_others_do(tmp_path, fau
     assert len(chunks) == 6 and {asked[request] for request in chunks} == {2}
 
 
+def test_a_store_outlives_the_tokens_that_open_it_and_is_not_read_again(tmp_path):
+    local = write(hourly(), tmp_path / "a.zarr")
+    near, _ = read_climate([scene(local)], window(), YEAR, ERA5)
+    uses = Counter()
+
+    class Signer:
+        """A token opens ten requests."""
+
+        count, invalidated = 0, 0
+
+        def __call__(self, href):
+            return href.replace("/a.zarr", f"/token{self.count}/a.zarr")
+
+        def invalidate(self, href):
+            assert "token" not in href
+            self.invalidated += 1
+            self.count += 1
+            (tmp_path / f"token{self.count}").symlink_to(tmp_path)
+
+    def spoil(path, seen):
+        token = path.split("/")[1]
+        uses[token] += 1
+        return 403 if uses[token] > 10 else None
+
+    (tmp_path / "token0").symlink_to(tmp_path)
+    sign = Signer()
+    with serve(tmp_path, spoil) as server:
+        there = scene(f"{server.url}/a.zarr")
+        frames, failures = read_climate([there], window(), YEAR, ERA5, sign)
+        asked = len(server.requests)
+        again, _ = read_climate([there], window(), YEAR, ERA5, sign)
+        assert len(server.requests) == asked
+    assert failures == [] and sign.invalidated >= 2
+    np.testing.assert_array_equal(near.values, frames.values)
+    np.testing.assert_array_equal(near.values, again.values)
+
+
 def test_a_point_off_the_grid_is_refused(tmp_path):
     href = write(hourly(west=20.0), tmp_path / "a.zarr")
     frames, failures = read_climate([scene(href)], window(), YEAR, ERA5)
