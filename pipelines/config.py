@@ -17,7 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from pipelines.config_errors import ConfigError as ConfigError
 from pipelines.config_errors import explain
 from pipelines.config_file import read_tree
-from pipelines.grid import Period, Window, zone_name
+from pipelines.grid import DAY_MS, Period, Window, zone_name
 from pipelines.polygons import misplaced, read_area
 from pipelines.sources import source as named_source
 from pipelines.sources.base import Kind, Source
@@ -351,7 +351,12 @@ class Config(_Part):
     @field_validator("periods")
     @classmethod
     def _periods(cls, value: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-        labels = [Period.from_iso(start, end).label for start, end in value]
+        labels = []
+        for start, end in value:
+            period = Period.from_iso(start, end)
+            if period.end_ms - period.start_ms > 366 * DAY_MS:
+                raise ValueError(f"[{start}, {end}] is longer than a year; list each year as a period of its own")
+            labels.append(period.label)
         for label in labels:
             if labels.count(label) > 1:
                 raise ValueError(f"{label} is listed twice; remove one")

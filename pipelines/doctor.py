@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pipelines.catalogs.accounts import missing_accounts
 from pipelines.config import Config, SandboxConfig
 from pipelines.storage import Storage
 
@@ -107,6 +108,8 @@ def _configured(config: Config) -> Iterator[Finding]:
         yield Finding(False, str(error))
     if "://" not in config.root:
         yield _disk(Path(config.root).resolve(), "under the root")
+    for line in missing_accounts(config):
+        yield Finding(False, line)
     for name, catalog in config.catalogs.items():
         if config.sandbox is not None and catalog.kind == "sandbox":
             yield _port_free(config.sandbox.host, config.sandbox.port)

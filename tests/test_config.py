@@ -205,6 +205,7 @@ A_PERIOD = '; periods: each its first day and the day after its last, e.g. [["20
         ({"periods": ["2021"]}, f"periods.0: must be a list (given: '2021'){A_PERIOD}"),
         ({"periods": [["2021-01-01"]]}, f"periods.0.1: is missing{A_PERIOD}"),
         ({"periods": []}, f"periods: must be a list of 1 or more{A_PERIOD}"),
+        ({"periods": [["2021-01-01", "2022-01-03"]]}, "periods: [2021-01-01, 2022-01-03] is longer than a year; list"),
         ({"periods": [["2021-01-01", "never"]]}, f"periods: Invalid isoformat string: 'never'{A_PERIOD}"),
         ({"area": {"bbox": [1, 2]}}, "area.bbox.2: is missing; bbox: west, south, east, north in degrees [and 1 more]"),
         ({"train": 3}, "train: must be a mapping of keys to values (given: 3)"),

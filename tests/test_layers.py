@@ -33,7 +33,7 @@ BELOW = {
     "config_file": {"config_errors"},
     "polygons": {"config_errors", "grid"},
     "config": {"config_errors", "config_file", "grid", "polygons", "sources"},
-    "doctor": FOUNDATION,
+    "doctor": FOUNDATION | {"catalogs"},
     "cli": FOUNDATION | {"stages", "doctor", "cluster"},
     "stages": FOUNDATION | MIDDLE,
     "cluster": FOUNDATION | {"stages"},

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pipelines.catalogs.providers import PROVIDERS
 from pipelines.catalogs.sign import AWS_REMEDY, has_keys, has_role
+from pipelines.config import Config
 
 # Collections of Earth Search whose assets are in requester-pays buckets.
 _PAID = ("landsat-c2", "sentinel-2-l1c", "sentinel-1-grd")
@@ -29,3 +30,16 @@ def missing_account(kind: str, url: str, collections: Iterable[str]) -> str | No
     if kind == "earth_search" and paid and not (has_keys() or has_role()):
         return f"the requester pays for {', '.join(paid)}: {AWS_REMEDY}"
     return None
+
+
+def missing_accounts(config: Config) -> list[str]:
+    """What is to be set before the assets of the configured sources can be read, a line for each kind of account."""
+    lines = []
+    for name, part in config.catalogs.items():
+        wanting: dict[str, list[str]] = {}
+        for key, source in config.sources.items():
+            if source.catalog == name and (missing := missing_account(part.kind, part.url, source.collections)):
+                wanting.setdefault(missing, []).append(key)
+        for missing, sources in wanting.items():
+            lines.append(f"catalogs.{name}: {missing}; or leave out sources.{', sources.'.join(sources)}")
+    return lines

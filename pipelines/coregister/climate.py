@@ -7,8 +7,10 @@ it holds daily means only: the extremes of means are not the means' extremes.
 
 from __future__ import annotations
 
+import asyncio
 import calendar
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -21,9 +23,22 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from pipelines.coregister.fetch import Failure, Signers, retrying, signer_of
+from pipelines.coregister.fetch import (
+    ATTEMPTS,
+    BACKOFF_S,
+    Failure,
+    FailureKind,
+    Sign,
+    Signers,
+    classify,
+    renewed,
+    retrying,
+    signed_by,
+    signer_of,
+)
 from pipelines.coregister.frames import ReadFailure
 from pipelines.grid import WGS84, Period, Window, transformer
+from pipelines.patience import wait_s
 from pipelines.scenes import Scene
 from pipelines.sequence import RasterFrames
 from pipelines.sources.base import Source
@@ -65,8 +80,16 @@ def read_climate(
         for asset in scene.assets.values():
             options = json.dumps(asset.extra.get("open_kwargs") or {}, sort_keys=True)
             units = tuple(sorted((asset.extra.get("units") or {}).items()))
-            read = partial(_monthly, options=options, units=units, lon=round(lon, 4), lat=round(lat, 4), period=period)
-            found = retrying(read, asset.href, signer_of(sign, scene))
+            read = partial(
+                _monthly,
+                options=options,
+                units=units,
+                lon=round(lon, 4),
+                lat=round(lat, 4),
+                period=period,
+                sign=signer_of(sign, scene),
+            )
+            found = retrying(read, asset.href, None)  # the store signs its keys itself, as their turn comes
             if isinstance(found, Failure):
                 failures.append(ReadFailure(source.name, scene.scene_id, asset.href, found.kind, found.reason))
                 continue
@@ -114,19 +137,64 @@ _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
 class _StrictStore(WrapperStore):
-    """A store in which a chunk that cannot be found is an error; Zarr would read it as never written, all missing."""
+    """A store whose every key is asked for as often as its failure deserves.
+
+    A chunk that cannot be found is an error; Zarr would read it as never written, all missing. Keys have their own
+    patience because a store has hundreds: asked for as a whole, one that fails at random would never be read whole.
+    """
+
+    def __init__(self, store: FsspecStore | LocalStore, href: str, sign: Sign | None = None) -> None:
+        """A store that is read only.
+
+        Args:
+            store: as it is without a signature.
+            href: its address, unsigned.
+            sign: asked for a fresh address before every request.
+        """
+        super().__init__(store)
+        self.href, self.sign = href, sign
+
+    def _at(self, address: str) -> FsspecStore | LocalStore:
+        store: FsspecStore | LocalStore = self._store
+        if address == self.href or isinstance(store, LocalStore):
+            return store
+        return FsspecStore(store.fs, path=address, read_only=True)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Reads a key."""
-        found = await super().get(key, prototype, byte_range)
-        if found is None and key.rsplit("/", 1)[-1] not in _METADATA:
-            raise FileNotFoundError(f"chunk {key} of the store cannot be found")
-        return found
+        tried: Counter[FailureKind] = Counter()
+        while True:
+            headers: Mapping[str, str] = {}
+            address = self.href
+            try:
+                if self.sign is not None:
+                    address = await asyncio.to_thread(signed_by, self.sign, self.href)
+                found = await self._at(address).get(key, prototype, byte_range)
+                if found is not None:
+                    return found
+                error: Exception = FileNotFoundError(f"chunk {key} of the store cannot be found")
+            except Exception as failed:  # told apart by its class below
+                error, headers = failed, getattr(failed, "headers", None) or {}
+            kind = classify(error)
+            tried[kind] += 1
+            if tried[kind] >= ATTEMPTS[kind]:
+                if isinstance(error, FileNotFoundError) and key.rsplit("/", 1)[-1] in _METADATA:
+                    return None
+                raise error
+            if kind is FailureKind.EXPIRED and self.sign is not None:
+                await asyncio.to_thread(renewed, self.sign, self.href, address)
+            await asyncio.sleep(wait_s(tried.total() - 1, headers, first_s=BACKOFF_S))
 
 
 @lru_cache(maxsize=8)
-def open_store(href: str, options: str) -> xr.Dataset:
-    """A Zarr store; a chunk that is missing is an error. ``options``: keywords of xarray and the store, as JSON."""
+def open_store(href: str, options: str, sign: Sign | None = None) -> xr.Dataset:
+    """A Zarr store; a chunk that is missing is an error.
+
+    Args:
+        href: path or address, unsigned.
+        options: keywords of xarray and the store, as JSON.
+        sign: makes it one that can be opened.
+    """
     settings: dict[str, Any] = json.loads(options)
     storage_options = settings.pop("storage_options", None)
     store = (
@@ -134,7 +202,7 @@ def open_store(href: str, options: str) -> xr.Dataset:
         if "://" in href
         else LocalStore(href, read_only=True)
     )
-    return xr.open_zarr(_StrictStore(store), **{**settings, "chunks": None})
+    return xr.open_zarr(_StrictStore(store, href, sign), **{**settings, "chunks": None})
 
 
 def _monthly(
@@ -144,8 +212,9 @@ def _monthly(
     lon: float,
     lat: float,
     period: Period,
+    sign: Sign | None,
 ) -> dict[tuple[int, int], dict[str, float]]:
-    return _monthly_of_cell(href, options, units, cell_at(series_of(href, options), lon, lat, href), period)
+    return _monthly_of_cell(href, options, units, cell_at(series_of(href, options, sign), lon, lat, href), period, sign)
 
 
 @lru_cache(maxsize=1024)
@@ -155,8 +224,9 @@ def _monthly_of_cell(
     units: tuple[tuple[str, str], ...],
     cell: tuple[tuple[str, int], ...],
     period: Period,
+    sign: Sign | None,
 ) -> dict[tuple[int, int], dict[str, float]]:
-    series = series_of(href, options)
+    series = series_of(href, options, sign)
     if series.attrs.get(MONTHLY):
         return _stored_months(series.isel({axis: index for axis, index in cell}))
     box = {axis: slice(index, index + 1) for axis, index in cell}
@@ -165,7 +235,9 @@ def _monthly_of_cell(
     hours = series.sizes["time"] * len(series.data_vars)
     if share * hours * 4 <= CHUNK_BYTES:
         # A chunk is what a store gives anyway: neighbouring cells find theirs in memory.
-        block = _block(href, options, tuple((axis, part.start, part.stop) for axis, part in chunk.items()), period)
+        block = _block(
+            href, options, tuple((axis, part.start, part.stop) for axis, part in chunk.items()), period, sign
+        )
         box = {axis: slice(index - chunk[axis].start, index - chunk[axis].start + 1) for axis, index in cell}
         return monthly(block.isel(box), dict(units))
     needed = _months_of(series.isel(box), period)
@@ -178,9 +250,11 @@ def _monthly_of_cell(
 
 
 @lru_cache(maxsize=4)
-def _block(href: str, options: str, box: tuple[tuple[str, int, int], ...], period: Period) -> xr.Dataset:
+def _block(
+    href: str, options: str, box: tuple[tuple[str, int, int], ...], period: Period, sign: Sign | None
+) -> xr.Dataset:
     """The cells of one chunk over the months of a period, in memory."""
-    part = series_of(href, options).isel({axis: slice(start, stop) for axis, start, stop in box})
+    part = series_of(href, options, sign).isel({axis: slice(start, stop) for axis, start, stop in box})
     return _months_of(part, period).load()
 
 
@@ -223,13 +297,13 @@ def _chunk_around(series: xr.Dataset, axis: str, index: int) -> slice:
 
 
 @lru_cache(maxsize=8)
-def series_of(href: str, options: str) -> xr.Dataset:
+def series_of(href: str, options: str, sign: Sign | None = None) -> xr.Dataset:
     """The variables of a store that are known here, along an axis named ``time``.
 
     Raises:
         ValueError: no time axis, or no known variable.
     """
-    store = open_store(href, options)
+    store = open_store(href, options, sign)
     time = next((name for name in ("time", "valid_time") if name in store.dims), None)
     if time is None:
         raise ValueError(f"{href} has no time axis; its dimensions are {tuple(store.sizes)}")

@@ -225,10 +225,10 @@ def renewed(sign: Sign, href: str, refused: str) -> str:
     Raises:
         AccessRefused: there is none.
     """
-    fresh = local_path(_asked(sign, href))
+    fresh = local_path(signed_by(sign, href))
     if fresh == refused and hasattr(sign, "invalidate"):
         sign.invalidate(href)
-        fresh = local_path(_asked(sign, href))
+        fresh = local_path(signed_by(sign, href))
     return fresh
 
 
@@ -238,7 +238,7 @@ def retrying(action: Callable[[str], T], href: str, sign: Sign | None, backoff_s
     pause_s = backoff_s
     while True:
         try:
-            return action(local_path(_asked(sign, href) if sign else href))
+            return action(local_path(signed_by(sign, href) if sign else href))
         except Exception as error:  # becomes a recorded failure
             failure = Failure.of(error)
             tried[failure.kind] += getattr(error, "asked", 1)
@@ -250,7 +250,7 @@ def retrying(action: Callable[[str], T], href: str, sign: Sign | None, backoff_s
         pause_s *= 2
 
 
-def _asked(ask: Callable[[str], T], href: str) -> T:
+def signed_by(ask: Callable[[str], T], href: str) -> T:
     """What a signer says of an address.
 
     Raises:
@@ -268,9 +268,9 @@ def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception
     def one(request: Request) -> Crop | Exception | None:
         try:
             href = request.asset.href
-            signed = local_path(_asked(request.sign, href) if request.sign else href)
+            signed = local_path(signed_by(request.sign, href) if request.sign else href)
             options = getattr(request.sign, "gdal_options", None)
-            settings = tuple(sorted(_asked(options, href).items())) if options else ()
+            settings = tuple(sorted(signed_by(options, href).items())) if options else ()
             again = request.attempts > 0
             if request.header is None:
                 request.header = read_header(signed, settings, again=again)

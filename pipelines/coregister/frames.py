@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +24,20 @@ BATCH_BYTES = 96 * 2**20
 
 @dataclass(frozen=True)
 class ReadFailure:
-    """A scene that could not be read, and why."""
+    """A scene that could not be read, and why.
+
+    Attributes:
+        source, scene_id, href: which file of which scene.
+        kind, reason: why.
+        fallback: scenes of the same acquisition whose pixels were taken in its place, joined by "+"; empty: none.
+    """
 
     source: str
     scene_id: str
     href: str
     kind: FailureKind
     reason: str
+    fallback: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,12 @@ class Frame:
     def missing(self, source: Source) -> bool:
         """Whether any pixel still lacks a measurement."""
         return self.values is None or not present(self.values, source.nodata, source).all()
+
+    def used_after(self, scene_id: str) -> list[str]:
+        """The pieces used that are less preferred than one of them."""
+        order = [piece.scene_id for piece in self.pieces]
+        later = order[order.index(scene_id) + 1 :]
+        return [used for used in self.used if used in later]
 
 
 def group(scenes: Sequence[Scene], window: Window, source: Source) -> list[Frame]:
@@ -119,7 +132,7 @@ def fill(
     threads: int,
 ) -> list[ReadFailure]:
     """Reads frames in place, piece after piece, until every pixel is measured or no piece is left."""
-    failures: list[ReadFailure] = []
+    lost: list[tuple[Frame, ReadFailure]] = []
     open_frames = list(frames)
     for rank in range(max((len(frame.pieces) for frame in frames), default=0)):
         open_frames = [frame for frame in open_frames if rank < len(frame.pieces) and frame.missing(source)]
@@ -146,9 +159,9 @@ def fill(
             return broken
 
         with ThreadPoolExecutor(min(threads, 4)) as pool:
-            for broken in pool.map(assemble, jobs):
-                failures += broken
-    return failures
+            for (frame, _, _), broken in zip(jobs, pool.map(assemble, jobs), strict=True):
+                lost += [(frame, failure) for failure in broken]
+    return [replace(failure, fallback="+".join(frame.used_after(failure.scene_id))) for frame, failure in lost]
 
 
 def _requests(scene: Scene, window: Window, source: Source, signers: Signers) -> dict[str, Request]:

@@ -306,7 +306,8 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
         if outcome["skipped"]:
             reasons["already on storage"] += sequences
     for failure in failures:
-        reasons[f"scene of {failure['source']} not read: {failure['kind']} (see {FAILURES})"] += 1
+        instead = ", others of its acquisition read in its place" if failure.get("fallback") else ""
+        reasons[f"scene of {failure['source']} not read: {failure['kind']}{instead} (see {FAILURES})"] += 1
     storage.write_json(FAILURES, sorted(failures, key=lambda failure: (failure["source"], failure["scene_id"])))
     doubtful = _warn_of_doubts(storage, doubts)
     result.reasons = dict(reasons)
@@ -331,6 +332,7 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
         "bytes": sum(shard.size for shard in current),
         "frames": sum(shard.frames for shard in current),
         "scenes_not_read": len(failures),
+        "scenes_replaced": sum(bool(failure["fallback"]) for failure in failures),
         "scenes_doubtful": doubtful,
         "cpu_seconds": sum(outcome["cpu_seconds"] for outcome in outcomes),
         "worker_peak_bytes": max((outcome["peak_bytes"] for outcome in outcomes if not outcome["skipped"]), default=0),
@@ -404,11 +406,16 @@ def status_line(config: Config) -> str:
         f"({empty} without input, {water} open water)"
     ]
     unread: dict[tuple[str, str], set[str]] = defaultdict(set)
+    replaced: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in groups.values():
         for failure in row["failures"]:
             unread[failure["source"], failure["kind"]].add(failure["scene_id"])
+            if failure.get("fallback"):  # rows of an earlier version have no such field
+                replaced[failure["source"], failure["kind"]].add(failure["scene_id"])
     for (source, kind), scenes in sorted(unread.items()):
         first = ", ".join(sorted(scenes)[:NAMED])
         more = f" and {len(scenes) - NAMED} more" if len(scenes) > NAMED else ""
-        lines.append(f"ingest: {len(scenes)} scenes of {source} not read, {kind}: {first}{more}")
+        others = len(replaced[source, kind])
+        instead = f"; {others} of them replaced by others of their acquisition" if others else ""
+        lines.append(f"ingest: {len(scenes)} scenes of {source} not read, {kind}: {first}{more}{instead}")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from pipelines.catalogs.accounts import missing_account
+from pipelines.catalogs.accounts import missing_accounts
 from pipelines.config import Config, ConfigError
 from pipelines.evaluation.baselines import NAMES
 from pipelines.evaluation.labels import LabelColumns, TaskKind, labelled, pair_years, read_labels
@@ -43,7 +43,8 @@ def check_settings(config: Config, stages: Collection[str]) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if {"ingest", "embed"} & set(stages):
-        _check_accounts(config)
+        if lines := missing_accounts(config):
+            raise ConfigError(". ".join(lines))
     if "ingest" in stages and "text" in config.sources and config.ingest.text_encoder is not None:
         check_encoder(config.ingest.text_encoder)
     if {"train", "embed"} & set(stages):
@@ -51,15 +52,6 @@ def check_settings(config: Config, stages: Collection[str]) -> None:
     for name in config.evaluate.features if config.evaluate else ():
         if name not in NAMES:
             raise ConfigError(f"evaluate.features: no baseline {name!r}; choose among {', '.join(NAMES)}")
-
-
-def _check_accounts(config: Config) -> None:
-    for name, part in config.catalogs.items():
-        used = {key: source for key, source in config.sources.items() if source.catalog == name}
-        collections = [collection for source in used.values() for collection in source.collections]
-        missing = missing_account(part.kind, part.url, collections) if used else None
-        if missing is not None:
-            raise ConfigError(f"catalogs.{name}: {missing}; or leave out sources.{', sources.'.join(used)}")
 
 
 def check_labels(config: Config) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -161,6 +163,56 @@ def test_a_chunk_that_is_missing_is_a_failure_and_not_a_gap(tmp_path, lasting: b
     else:
         assert failures == []
         np.testing.assert_array_equal(near.values, frames.values)
+
+
+@pytest.mark.parametrize("fault", [429, 503, 404, 403, "truncate"])
+def test_every_key_of_a_store_may_fail_once_whatever_the_others_do(tmp_path, fault):
+    local = write(hourly(), tmp_path / "a.zarr")
+    near, _ = read_climate([scene(local)], window(), YEAR, ERA5)
+    with serve(tmp_path, lambda path, seen: fault if seen == 0 else None) as server:
+        frames, failures = read_climate([scene(f"{server.url}/a.zarr")], window(), YEAR, ERA5)
+        asked = Counter(server.requests)
+    assert failures == []
+    np.testing.assert_array_equal(near.values, frames.values)
+    chunks = {request for request in asked if "/t2m/" in request and request.rsplit("/", 1)[1][0].isdigit()}
+    assert len(chunks) == 6 and {asked[request] for request in chunks} == {2}
+
+
+def test_a_store_outlives_the_tokens_that_open_it_and_is_not_read_again(tmp_path):
+    local = write(hourly(), tmp_path / "a.zarr")
+    near, _ = read_climate([scene(local)], window(), YEAR, ERA5)
+    uses = Counter()
+
+    class Signer:
+        """A token opens ten requests."""
+
+        count, invalidated = 0, 0
+
+        def __call__(self, href):
+            return href.replace("/a.zarr", f"/token{self.count}/a.zarr")
+
+        def invalidate(self, href):
+            assert "token" not in href
+            self.invalidated += 1
+            self.count += 1
+            (tmp_path / f"token{self.count}").symlink_to(tmp_path)
+
+    def spoil(path, seen):
+        token = path.split("/")[1]
+        uses[token] += 1
+        return 403 if uses[token] > 10 else None
+
+    (tmp_path / "token0").symlink_to(tmp_path)
+    sign = Signer()
+    with serve(tmp_path, spoil) as server:
+        there = scene(f"{server.url}/a.zarr")
+        frames, failures = read_climate([there], window(), YEAR, ERA5, sign)
+        asked = len(server.requests)
+        again, _ = read_climate([there], window(), YEAR, ERA5, sign)
+        assert len(server.requests) == asked
+    assert failures == [] and sign.invalidated >= 2
+    np.testing.assert_array_equal(near.values, frames.values)
+    np.testing.assert_array_equal(near.values, again.values)
 
 
 def test_a_point_off_the_grid_is_refused(tmp_path):

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from shapely import Point, box
 
+from pipelines import doctor
+from pipelines.catalogs.accounts import missing_accounts
 from pipelines.cli import main
 from pipelines.config import ConfigError, load_config
 from pipelines.stages.settings import check_labels, check_settings
@@ -112,6 +114,30 @@ def test_an_account_that_is_missing_is_said_before_anything_is_read(
     for name in ("EARTHDATA_TOKEN", "AWS_ACCESS_KEY_ID"):
         monkeypatch.setenv(name, "x")
     check_settings(config, ALL)
+
+
+def test_only_the_sources_that_want_an_account_are_told_to_go_and_doctor_says_the_same(
+    configured, monkeypatch, tmp_path, capsys
+):
+    for name in ("EARTHDATA_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("pipelines.catalogs.accounts.has_role", lambda: False)
+    earth = "{kind: earth_search, url: 'https://earth-search.aws.element84.com/v1'}"
+    config = configured(
+        f"catalogs.earth={earth}",
+        "catalogs.nasa={kind: cmr, url: 'https://cmr.earthdata.nasa.gov/stac/LPCLOUD'}",
+        "sources.sentinel2={catalog: earth, collections: [sentinel-2-l2a]}",
+        "sources.landsat={catalog: earth, collections: [landsat-c2-l2]}",
+        "sources.gedi={catalog: nasa, collections: [GEDI02_A_002]}",
+    )
+    paid, nasa = missing_accounts(config)
+    assert paid.startswith("catalogs.earth: the requester pays") and paid.endswith("or leave out sources.landsat")
+    assert nasa.startswith("catalogs.nasa: ") and nasa.endswith("or leave out sources.gedi")
+    text = refusal(check_settings, config, ALL)
+    assert paid in text and nasa in text
+    assert doctor.check(config) == 1
+    assert {f"FAIL {paid}", f"FAIL {nasa}"} <= set(capsys.readouterr().out.splitlines())
 
 
 def test_a_port_of_the_sandbox_that_its_catalog_does_not_have(tmp_path, capsys):
