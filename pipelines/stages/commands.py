@@ -51,10 +51,9 @@ def run_stages(config: Config, options: argparse.Namespace) -> int:
     names: tuple[str, ...] = ORDER if options.command == "run" else (options.command,)
     if options.command == "run" and config.evaluate is None:
         names = ORDER[:-1]
-    if options.dry_run:
-        check_settings(config, names)
-        return dry_run(config, names)
     check_settings(config, names)
+    if options.dry_run:
+        return dry_run(config, names)
     if "evaluate" in names and config.evaluate is not None:
         check_truth(config)  # now, not after the training
     if NEEDS_CATALOG & set(names):

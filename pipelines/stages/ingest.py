@@ -306,7 +306,7 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
         if outcome["skipped"]:
             reasons["already on storage"] += sequences
     for failure in failures:
-        instead = ", others of its acquisition read in its place" if failure.get("fallback") else ""
+        instead = ", others of its acquisition read in its place" if failure["fallback"] else ""
         reasons[f"scene of {failure['source']} not read: {failure['kind']}{instead} (see {FAILURES})"] += 1
     storage.write_json(FAILURES, sorted(failures, key=lambda failure: (failure["source"], failure["scene_id"])))
     doubtful = _warn_of_doubts(storage, doubts)
