@@ -194,6 +194,10 @@ def open_store(href: str, options: str, sign: Sign | None = None) -> xr.Dataset:
         href: path or address, unsigned.
         options: keywords of xarray and the store, as JSON.
         sign: makes it one that can be opened.
+
+    Raises:
+        FileNotFoundError: nothing is found in it. Over HTTP, where nothing can be listed, that is a store whose
+            consolidated metadata did not come.
     """
     settings: dict[str, Any] = json.loads(options)
     storage_options = settings.pop("storage_options", None)
@@ -202,7 +206,10 @@ def open_store(href: str, options: str, sign: Sign | None = None) -> xr.Dataset:
         if "://" in href
         else LocalStore(href, read_only=True)
     )
-    return xr.open_zarr(_StrictStore(store, href, sign), **{**settings, "chunks": None})
+    opened = xr.open_zarr(_StrictStore(store, href, sign), **{**settings, "chunks": None})
+    if not opened.variables:
+        raise FileNotFoundError(f"{href}: no array of the store can be found; are its metadata consolidated?")
+    return opened
 
 
 def _monthly(

@@ -62,7 +62,10 @@ _PATTERNS = (
     (FailureKind.THROTTLED, r"\b(429|503)\b|slow ?down|too many requests|egress.*limit"),
     (FailureKind.EXPIRED, r"\b(401|403)\b|access ?denied|forbidden|expired|AuthenticationFailed"),
     (FailureKind.MISSING, r"\b(404|410)\b|no such file|does not exist|not found|NoSuchKey"),
-    (FailureKind.TRANSIENT, r"\b(500|502|504)\b|time[d ]*out|connection|curl|reset by peer|resolve host|temporar"),
+    (
+        FailureKind.TRANSIENT,
+        r"\b(500|502|504)\b|time[d ]*out|connection|curl|reset by peer|resolve host|temporar|not completed",
+    ),
     (FailureKind.UNUSABLE, r"not north-up|must hold one|EPSG code"),
 )
 

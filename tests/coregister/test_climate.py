@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -160,6 +161,25 @@ def test_a_chunk_that_is_missing_is_a_failure_and_not_a_gap(tmp_path, lasting: b
         frames, failures = read_climate([scene(f"{server.url}/a.zarr")], window(), YEAR, ERA5)
     if lasting:
         assert frames is None and failures[0].kind == "missing" and "t2m/2.1.1" in failures[0].reason
+    else:
+        assert failures == []
+        np.testing.assert_array_equal(near.values, frames.values)
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_store_whose_index_is_not_found_is_missing_and_asked_for_again(tmp_path, lasting: bool):
+    local = write(hourly(), tmp_path / "a.zarr")
+    near, _ = read_climate([scene(local)], window(), YEAR, ERA5)
+
+    def spoil(path: str, seen: int) -> int | None:
+        return 404 if path.endswith("/.zmetadata") and (lasting or seen < 2) else None
+
+    with serve(tmp_path, spoil) as server, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata", RuntimeWarning)
+        there = scene(f"{server.url}/a.zarr", open_kwargs={})
+        frames, failures = read_climate([there], window(), YEAR, ERA5)
+    if lasting:
+        assert frames is None and [failure.kind for failure in failures] == ["missing"]
     else:
         assert failures == []
         np.testing.assert_array_equal(near.values, frames.values)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from pipelines.grid import Period
 from pipelines.scenes import Asset, Scene
 from pipelines.sources import source
 from tests.coregister.files import EPSG, LEFT, TOP, scene_of, window, write_raster
+from tests.coregister.served import serve
 
 DEM = source("elevation")
 TEXT = source("text")
@@ -115,3 +118,30 @@ def test_a_table_without_its_columns_is_refused(tmp_path):
     gpd.GeoDataFrame({"text": ["x"]}, geometry=[Point(3, 50)], crs=4326).to_parquet(tmp_path / "t.parquet")
     samples, failures = read_texts([texts_scene(tmp_path / "t.parquet")], window(), YEAR, TEXT)
     assert samples is None and "start_ms, end_ms, uncertainty_m" in failures[0].reason
+
+
+@pytest.mark.parametrize(
+    ("fault", "asked", "kind"),
+    [
+        (429, 5, "throttled"),
+        (503, 5, "throttled"),
+        (403, 3, "expired"),
+        (404, 2, "missing"),
+        ("truncate", 5, "transient"),
+    ],
+)
+def test_a_file_of_texts_is_asked_for_as_often_as_its_failure_deserves(tmp_path, monkeypatch, fault, asked, kind):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    near = gpd.GeoDataFrame(
+        {"text": ["x"], "start_ms": [YEAR.start_ms], "end_ms": [YEAR.end_ms], "uncertainty_m": [5.0]},
+        geometry=[window().footprint().centroid],
+        crs=4326,
+    )
+    near.to_parquet(tmp_path / "t.parquet")
+    with serve(tmp_path, lambda path, seen: fault if seen < asked - 1 else None) as server:
+        samples, failures = read_texts([texts_scene(f"{server.url}/t.parquet")], window(), YEAR, TEXT)
+    assert failures == [] and samples is not None and samples.text == ("x",)
+    with serve(tmp_path, lambda path, seen: fault) as server:
+        samples, failures = read_texts([texts_scene(f"{server.url}/t.parquet")], window(), YEAR, TEXT)
+        assert len(server.requests) == asked
+    assert samples is None and [failure.kind for failure in failures] == [kind]
