@@ -53,7 +53,14 @@ from pipelines.stages.estimate import Estimate
 from pipelines.stages.ingest import STATISTICS
 from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
-from pipelines.stages.session import Progress, StageResult, failed_row, ray_session, stop_if_root_failed
+from pipelines.stages.session import (
+    Progress,
+    StageResult,
+    failed_row,
+    ray_session,
+    release_memory,
+    stop_if_root_failed,
+)
 from pipelines.stages.signing import signers
 from pipelines.stages.survey import Survey
 from pipelines.storage import Storage
@@ -120,6 +127,7 @@ class TileReader:
             window, provenance, facts = self.read(task)
         except Exception as error:  # the driver reports it and ends with a non-zero status
             window, provenance, facts = b"", None, failed_row(error)
+        release_memory()
         return {
             "task": row["task"],
             "window": window,
@@ -173,6 +181,7 @@ class TileEmbedder:
                 outcome |= self.process(task, row["window"], pickle.loads(row["made_from"]), outcome)
             except Exception as error:  # the driver reports it and ends with a non-zero status
                 outcome |= failed_row(error)
+            release_memory()
         return {"outcome": json.dumps(outcome)}
 
     def process(self, task: TileTask, window: bytes, provenance: Provenance, facts: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -322,10 +323,28 @@ def _fit(config: Config, run_id: str, pools: list[list[Row]]) -> BaseException |
             ),
         )
         try:
-            trainer.fit()
+            _interruptible(trainer.fit)
         except TrainingFailedError as error:
             return _cause(error)
     return None
+
+
+def _interruptible(work: Callable[[], object]) -> None:
+    """Do work in a thread of its own, and wait for it.
+
+    In the main thread Ray Train would answer Ctrl-C itself, then and in all later stages: no word, the exit status 1
+    or 0, and the ended controller with its workers' processes held for it.
+    """
+    ended: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(work())
+        except BaseException as error:  # raised again by whoever waits
+            ended.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="train-fit").start()
+    ended.result()
 
 
 def _cause(error: BaseException) -> BaseException:

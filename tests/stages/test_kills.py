@@ -1,6 +1,7 @@
 """Killed workers and killed runs: the work goes on, nothing committed is lost or made twice."""
 
 import json
+import signal
 
 import pytest
 
@@ -34,6 +35,15 @@ def test_training_goes_on_when_a_worker_is_killed_and_ends_at_the_same_weights(f
     assert row(aef, "train")["written"] == 24 and row(aef, "train")["failed"] == 0
     ends = [json.loads((root / "checkpoints/current.json").read_text()) for root in (aef.root, whole.root)]
     assert ends[0] == ends[1]
+
+
+def test_an_interrupted_training_says_that_it_can_be_continued(continued):
+    aef = continued("plan", "shards")
+    with aef.started("train", "train.steps=4000") as process:
+        wait_until(lambda: any(aef.root.glob("checkpoints/*/step_*.pt")), process)
+        process.send_signal(signal.SIGINT)
+        _out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command to continue" in err, err
 
 
 def test_embedding_goes_on_when_a_worker_is_killed_and_makes_the_same_tiles(finished, continued):
