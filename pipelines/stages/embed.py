@@ -343,22 +343,32 @@ def verify(config: Config) -> list[str]:
 
 def describe(config: Config, survey: Survey) -> Estimate:
     """Print what embed would do with a plan."""
-    tiles = survey.tiles
-    done = len(committed_tiles(Storage(config.root)))
-    pixels = sum(tile.window.width_px * tile.window.height_px for tile in tiles) * len(config.periods)
-    needs = estimate.embed(config, survey)
+    tiles = len(survey.tiles) * len(config.periods)
+    done, _ = _committed(config)
+    needs = estimate.embed(config, survey).left(len(done), tiles)
     print(
-        f"[embed] {len(tiles) * len(config.periods)} tiles of {config.plan.tile_px} px, {pixels / 1e4:.0f} km2; "
-        f"{needs.text(config)}; {done} committed already"
+        f"[embed] {tiles} tiles of {config.plan.tile_px} px, {tiles * config.plan.tile_px**2 / 1e4:.0f} km2"
+        f"{f' ({len(done)} committed)' if done else ''}; {needs.text(config)}"
     )
     return needs
 
 
 def status_line(config: Config) -> str:
     """One line for ``aef status``."""
-    storage = Storage(config.root)
-    planned = storage.read_json("plan/plan.json")["counts"]["tiles"]
+    planned = Storage(config.root).read_json("plan/plan.json")["counts"]["tiles"]
+    done, others = _committed(config)
+    by = f" by {done[0]['model_id']}" if done else ""
+    also = f"; {len(others)} more by {sorted({receipt['model_id'] for receipt in others})}" if others else ""
+    return f"embed: {len(done)} of {planned} tiles committed{by}{also}"
+
+
+def _committed(config: Config) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Receipts of the configured periods: by the model that is trained now, and by others."""
     labels = {period.label for period in config.support_periods}
-    receipts = [receipt for receipt in committed_tiles(storage) if receipt["period"]["label"] in labels]
-    models = sorted({receipt["model_id"] for receipt in receipts})
-    return f"embed: {len(receipts)} of {planned} tiles committed{f' by {models}' if models else ''}"
+    receipts = [row for row in committed_tiles(Storage(config.root)) if row["period"]["label"] in labels]
+    try:
+        digest = checkpoints.current_digest(config)
+    except ConfigError:  # none yet
+        digest = None
+    ours = [receipt for receipt in receipts if receipt["model_digest"] == digest]
+    return ours, [receipt for receipt in receipts if receipt["model_digest"] != digest]

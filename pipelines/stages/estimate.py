@@ -6,7 +6,7 @@ The rates and prices are assumptions of the configuration (``cost``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -45,9 +45,16 @@ class Estimate:
             self.cpu_hours + other.cpu_hours,
         )
 
+    def left(self, done: float, planned: float) -> Estimate:
+        """What is still to be spent when some of the planned work, all of one kind, is done."""
+        share = max(planned - done, 0) / planned if planned else 0.0
+        return Estimate(*(share * value for value in astuple(self)))
+
     def text(self, config: Config) -> str:
         """For a person, with the assumptions that it rests on."""
         cost = config.cost
+        if self == Estimate():
+            return "nothing left to do"
         parts = []
         if self.fetched:
             parts.append(f"fetches {_size(self.fetched)} (compressed {cost.compression:g}:1)")

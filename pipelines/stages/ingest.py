@@ -368,11 +368,22 @@ def current_shards(config: Config, split: str) -> list[str]:
     return [path for path in current["shards"] if path.startswith(f"{SHARDS}/{split}/")]
 
 
+def _groups_on_storage(storage: Storage) -> dict[str, dict[str, Any]]:
+    """The row of every group that was read; of one that was read with several settings, the last by name."""
+    rows: dict[str, dict[str, Any]] = {}
+    for path in storage.list(SHARDS, ".json"):
+        if path.startswith((f"{SHARDS}/train/", f"{SHARDS}/test/")):
+            rows[path.rsplit("-", 1)[0]] = storage.read_json(path)
+    return rows
+
+
 def describe(config: Config, survey: Survey) -> Estimate:
     """Print what ingest would do with a plan."""
     groups = groups_of(survey.sites, config.support_periods, config.ingest.block_px)
     largest = max(groups, key=lambda group: group.window.width_px * group.window.height_px)
-    needs = estimate.ingest(config, survey, (group.window for group in groups))
+    planned = count_sequences(survey.sites, config.support_periods)
+    done = sum(row["sites"] for row in _groups_on_storage(Storage(config.root)).values())
+    needs = estimate.ingest(config, survey, (group.window for group in groups)).left(done, planned)
     pixel = sum(pixel_bytes(config.source(name), look.frames) for name, look in survey.looks.items())
     block = pixel * largest.window.width_px * largest.window.height_px
     at_once = min(block, block_budget(config.ingest.memory_mb))
@@ -382,8 +393,8 @@ def describe(config: Config, survey: Survey) -> Estimate:
         f"{config.ingest.workers * config.ingest.memory_mb / 1024:.1f} GB"
     )
     print(
-        f"[ingest] {count_sequences(survey.sites, config.support_periods)} sequences in {len(groups)} reads of "
-        f"at most {largest.window.width_px} x {largest.window.height_px} px, {config.ingest.workers} at once, engine "
+        f"[ingest] {planned} sequences{f' ({done} done)' if done else ''} in {len(groups)} reads of at most "
+        f"{largest.window.width_px} x {largest.window.height_px} px, {config.ingest.workers} at once, engine "
         f"{config.ingest.engine}; {needs.text(config)}"
     )
     return needs
@@ -392,12 +403,7 @@ def describe(config: Config, survey: Survey) -> Estimate:
 def status_line(config: Config) -> str:
     """Done, left, and unread by reason, for ``aef status``: from what is on storage, whether or not a run goes on."""
     storage = Storage(config.root)
-    groups: dict[str, dict[str, Any]] = {}
-    for path in storage.list(SHARDS, ".json"):
-        if path in (CURRENT, STATISTICS) or not path.startswith((f"{SHARDS}/train/", f"{SHARDS}/test/")):
-            continue
-        # Of a group that was read with several settings, one counts.
-        groups[path.rsplit("-", 1)[0]] = storage.read_json(path)
+    groups = _groups_on_storage(storage)
     done = sum(row["sites"] for row in groups.values())
     planned = storage.read_json("plan/plan.json")["counts"]["sequences"]
     empty, water = (sum(len(row[name]) for row in groups.values()) for name in ("empty", "water"))

@@ -361,21 +361,29 @@ def describe(config: Config, survey: Survey) -> Estimate:
     train = config.train
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in AlphaEarth(model_config(config)).parameters())
-    needs = estimate.train(config, survey)
+    _, step = _reached(config)
+    needs = estimate.train(config, survey).left(step, train.steps)
+    done = f" ({step} on storage)" if step else ""
     print(
-        f"[train] model {train.model}, {parameters / 1e6:.2f} M parameters, {train.steps} steps of {train.batch} crops "
-        f"of {train.crop_px} px on {train.workers} workers; {needs.text(config)}"
+        f"[train] model {train.model}, {parameters / 1e6:.2f} M parameters, {train.steps} steps{done} of {train.batch} "
+        f"crops of {train.crop_px} px on {train.workers} workers; {needs.text(config)}"
     )
     return needs
 
 
 def status_line(config: Config) -> str:
     """One line for ``aef status``."""
+    run_id, step = _reached(config)
+    return f"train: step {step} of {config.train.steps} (run {run_id})" if run_id else "train: waits for shards"
+
+
+def _reached(config: Config) -> tuple[str, int]:
+    """The run that these settings and shards make, "" where there are no shards yet, and its last step on storage."""
     storage = Storage(config.root)
     try:
         paths = current_shards(config, "train")
     except ConfigError:
-        return "train: waits for shards"
+        return "", 0
     run_id = run_identity(config, paths, Statistics.from_json(storage.read_bytes(STATISTICS).decode()))
     steps = checkpoints.steps_on_storage(storage, run_id)
-    return f"train: step {steps[-1] if steps else 0} of {config.train.steps} (run {run_id})"
+    return run_id, steps[-1] if steps else 0

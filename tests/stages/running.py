@@ -43,7 +43,7 @@ class Aef:
     sandbox: Path
     port: int
 
-    def words(self, stage: str, *overrides: str) -> list[str]:
+    def words(self, stage: str, *overrides: str, flags: tuple[str, ...] = ()) -> list[str]:
         settings = [
             f"root={self.root}",
             f"sandbox.path={self.sandbox}",
@@ -51,20 +51,20 @@ class Aef:
             f"catalogs.sandbox.url=http://127.0.0.1:{self.port}",
             *overrides,
         ]
-        words = [sys.executable, "-m", "pipelines.cli", stage, "--config", str(CONFIG)]
+        words = [sys.executable, "-m", "pipelines.cli", stage, "--config", str(CONFIG), *flags]
         return words + [word for setting in settings for word in ("--set", setting)]
 
-    def run(self, stage: str, *overrides: str, timeout: float = 280) -> Done:
-        with self.started(stage, *overrides) as process:
+    def run(self, stage: str, *overrides: str, flags: tuple[str, ...] = (), timeout: float = 280) -> Done:
+        with self.started(stage, *overrides, flags=flags) as process:
             out, err = process.communicate(timeout=timeout)
         return Done(process.returncode, out, err)
 
     @contextlib.contextmanager
-    def started(self, stage: str, *overrides: str):
+    def started(self, stage: str, *overrides: str, flags: tuple[str, ...] = ()):
         """The running command; whatever is left of it is ended with the block."""
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         process = subprocess.Popen(
-            self.words(stage, *overrides),
+            self.words(stage, *overrides, flags=flags),
             cwd=PROJECT,
             env=environment,
             stdout=subprocess.PIPE,

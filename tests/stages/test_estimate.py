@@ -99,6 +99,12 @@ def test_a_training_step_is_three_forwards_and_the_student_comes_now_and_then():
     assert alone > with_student - alone  # more periods, and decoders
 
 
+def test_what_is_done_is_not_estimated_again():
+    needs = estimate.Estimate(fetched=8.0, flop=4.0, cpu_hours=2.0)
+    assert needs.left(1, 4) == estimate.Estimate(fetched=6.0, flop=3.0, cpu_hours=1.5)
+    assert needs.left(4, 4).text(config()) == needs.left(5, 4).text(config()) == "nothing left to do"
+
+
 def test_hours_and_price_are_the_work_over_the_rate():
     cost = {"gpu_tflops": 1, "gpu_hour": 3, "cpu_seconds_per_gb": 36, "cpu_hour": 5, "compression": 2, "block_px": 0}
     configured = config(cost=cost, embed={"gpus": 1, "patch_px": 64, "margin_px": 16}, plan={"tile_px": 64})
