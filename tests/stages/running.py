@@ -107,16 +107,18 @@ def descendants(pid: int, title: str = "") -> list[psutil.Process]:
 
 def kill_driver(process: subprocess.Popen) -> None:
     """SIGKILL to the command itself; returns when everything that it had started is gone too."""
-    family = descendants(process.pid)
+    # Ray's own agents notice the death of their head after a minute or more; they write nothing. All others must go.
+    agents, workers = [], []
+    for member in descendants(process.pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            (agents if "Agent" in member.name() else workers).append(member)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    _, alive = psutil.wait_procs(family, timeout=20)
-    # Ray's own agents notice the death of their head after a minute or more; they write nothing. Workers must be gone.
-    workers = [member for member in alive if member.is_running() and "Agent" not in member.name()]
-    for member in alive:
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    for member in (*agents, *alive):
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
-    assert not workers, f"left behind by a killed run: {workers}"
+    assert not alive, f"left behind by a killed run: {alive}"
 
 
 def content(root: Path, pattern: str) -> dict[str, str]:

@@ -8,7 +8,6 @@ import pytest
 from tests.stages.running import content, descendants, kill_driver, stamps, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-SHARDS = "shards/*/*.shard.parquet"
 TILES = "embeddings/v1/*/*/*.tiff"
 RECEIPTS = "embeddings/v1/*/*/*.receipt.json"
 
@@ -57,25 +56,6 @@ def test_embedding_goes_on_when_a_worker_is_killed_and_makes_the_same_tiles(fini
     assert row(aef, "embed")["failed"] == 0
     assert content(aef.root, TILES) == content(whole.root, TILES)
     assert aef.run("verify").status == 0
-
-
-def test_a_killed_run_continues_where_it_was(finished, continued):
-    whole, _ = finished
-    aef = continued("plan")
-    with aef.started("ingest", "ingest.workers=1") as process:
-        wait_until(lambda: len(list(aef.root.glob("shards/*/*_*.json"))) >= 2, process)
-        kill_driver(process)
-    kept = stamps(aef.root, SHARDS)
-    groups = list(aef.root.glob("shards/*/*_*.json"))
-    assert 0 < len(groups) < len(list(whole.root.glob("shards/*/*_*.json")))
-    done = aef.run("ingest")
-    assert done.status == 0, done.err
-    assert row(aef, "ingest")["skipped"] > 0 and row(aef, "ingest")["written"] > 0
-    committed = {shard["path"] for group in groups for shard in json.loads(group.read_text())["shards"]}
-    after = stamps(aef.root, SHARDS)
-    assert committed and all(after[path] == kept[path] for path in committed)
-    for pattern in (SHARDS, "shards/statistics.json", "shards/current.json", "shards/*/*.json"):
-        assert content(aef.root, pattern) == content(whole.root, pattern), pattern
 
 
 def test_a_killed_mapping_continues_where_it_was(finished, continued):
