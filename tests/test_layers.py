@@ -40,7 +40,7 @@ BELOW = {
 }
 WEB = {"starlette", "fastapi", "uvicorn", "stac_fastapi"}
 # The stages that hold the model or feed it; the data side knows nothing of it.
-MODEL_STAGES = {"train", "embed", "embedder", "checkpoint", "batches", "feed", "modelling", "patches", "estimate"}
+MODEL_STAGES = {"train", "embed", "embedder", "checkpoint", "batches", "feed", "modelling", "patches", "flop"}
 
 
 def imported(tree):

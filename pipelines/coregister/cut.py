@@ -53,7 +53,7 @@ def cut_rasters(
     return RasterFrames(
         values=values[keep],
         nodata=frames.nodata,
-        weight=frames.weight[keep][:, rows, cols],
+        weight=frames.weight[:, rows, cols][keep],
         time_ms=frames.time_ms[keep],
         valid_ms=frames.valid_ms[keep],
         scale=frames.scale[keep],

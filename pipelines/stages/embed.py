@@ -50,6 +50,7 @@ from pipelines.stages import estimate
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.embedder import Embedder, observation_counts
 from pipelines.stages.estimate import Estimate
+from pipelines.stages.flop import tile_flop
 from pipelines.stages.ingest import STATISTICS
 from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
@@ -345,7 +346,7 @@ def describe(config: Config, survey: Survey) -> Estimate:
     """Print what embed would do with a plan."""
     tiles = len(survey.tiles) * len(config.periods)
     done, _ = _committed(config)
-    needs = estimate.embed(config, survey).left(len(done), tiles)
+    needs = estimate.embed(config, survey, tile_flop).left(len(done), tiles)
     print(
         f"[embed] {tiles} tiles of {config.plan.tile_px} px, {tiles * config.plan.tile_px**2 / 1e4:.0f} km2"
         f"{f' ({len(done)} committed)' if done else ''}; {needs.text(config)}"

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ordered
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import ray
@@ -44,7 +44,15 @@ from pipelines.stages.memory import (
 )
 from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
-from pipelines.stages.session import Progress, StageResult, failed_row, log, ray_session, stop_if_root_failed
+from pipelines.stages.session import (
+    Progress,
+    StageResult,
+    failed_row,
+    log,
+    ray_session,
+    release_memory,
+    stop_if_root_failed,
+)
 from pipelines.stages.signing import signers
 from pipelines.stages.sites import count_sequences
 from pipelines.stages.sums import SequenceSums
@@ -174,7 +182,7 @@ class GroupReader:
         sequences = self._sequences(group, scenes, sources, books)
         shards = [
             self._write(storage, f"{prefix}-{index:03d}.shard.parquet", part, sources)
-            for index, part in enumerate(batched(sequences, config.ingest.sequences_per_shard))
+            for index, part in enumerate(parts(sequences, config.ingest.sequences_per_shard))
         ]
         outcome = {
             "sites": len(group.sites),
@@ -230,6 +238,8 @@ class GroupReader:
             stop_on_outage(block.failures, block.rasters, sources)  # climate is read site by site
             books.failures |= dict.fromkeys(block.failures)
             books.doubts |= dict.fromkeys(block.doubts)
+            del block  # or it would be held while the next is read
+            release_memory()
 
     def _write(self, storage: Storage, path: str, part: Iterable[Sequence], sources: dict[str, Source]) -> ShardInfo:
         sums = SequenceSums()
@@ -240,14 +250,16 @@ class GroupReader:
                 yield sequence
 
         codec = self.config.ingest.codec
-        return write_shard(storage, path, counted(), sums.to_dict, codec=codec, code_digest=self.code)
+        info = write_shard(storage, path, counted(), sums.to_dict, codec=codec, code_digest=self.code)
+        release_memory()
+        return info
 
 
-def batched(items: Iterable[Sequence], size: int) -> Iterator[list[Sequence]]:
-    """Consecutive lists of at most ``size`` items."""
+def parts(items: Iterable[Sequence], size: int) -> Iterator[Iterator[Sequence]]:
+    """Consecutive stretches of at most ``size`` items, none of them held: each must be used up before the next."""
     stream = iter(items)
-    while part := list(islice(stream, size)):
-        yield part
+    for first in stream:
+        yield chain([first], islice(stream, size - 1))
 
 
 def run(config: Config) -> StageResult:

@@ -39,6 +39,7 @@ from pipelines.stages.batches import to_batch
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.feed import Feed, pools_of
+from pipelines.stages.flop import step_flop
 from pipelines.stages.ingest import STATISTICS, current_shards
 from pipelines.stages.modelling import model_config
 from pipelines.stages.session import Progress, StageResult, one_line, ray_session
@@ -362,7 +363,7 @@ def describe(config: Config, survey: Survey) -> Estimate:
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in AlphaEarth(model_config(config)).parameters())
     _, step = _reached(config)
-    needs = estimate.train(config, survey).left(step, train.steps)
+    needs = estimate.train(config, survey, step_flop).left(step, train.steps)
     done = f" ({step} on storage)" if step else ""
     print(
         f"[train] model {train.model}, {parameters / 1e6:.2f} M parameters, {train.steps} steps{done} of {train.batch} "

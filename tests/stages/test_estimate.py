@@ -15,7 +15,7 @@ from pipelines.cli import main
 from pipelines.grid import Tile, Window
 from pipelines.sandbox.process import running_server
 from pipelines.scenes import Asset, Scene
-from pipelines.stages import estimate
+from pipelines.stages import estimate, flop
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.modelling import model_config
 from pipelines.stages.survey import Distinct, File, Look, Survey, Tally, looks_from_dict, looks_to_dict
@@ -82,20 +82,20 @@ def test_the_flop_of_an_embedding_are_those_that_the_model_does():
     configured = config()
     # plain attention: torch counts nothing for the fused kernel of a CPU
     model = AlphaEarth(replace(model_config(configured), attention="matmul")).eval()
-    frames = estimate._frames(model, FRAMES, 32)
+    frames = flop._frames(model, FRAMES, 32)
     with FlopCounterMode(display=False) as counter:
         model.embed(frames, torch.tensor([[YEAR.start_ms, YEAR.end_ms]]))
-    assert estimate.embedding_flop(configured, FRAMES, 32) == counter.get_total_flops() > 0
+    assert flop.embedding_flop(configured, FRAMES, 32) == counter.get_total_flops() > 0
 
 
 def test_a_training_step_is_three_forwards_and_the_student_comes_now_and_then():
     always = config(train={"overrides": {"consistency_every": 1}})
     seldom = config(train={"overrides": {"consistency_every": 4}})
     never = config(train={"overrides": {"consistency_weight": 0.0}})
-    forward = estimate.embedding_flop(always, FRAMES, 16)
-    alone, with_student = estimate.training_flop(never, FRAMES, 16), estimate.training_flop(always, FRAMES, 16)
+    forward = flop.embedding_flop(always, FRAMES, 16)
+    alone, with_student = flop.training_flop(never, FRAMES, 16), flop.training_flop(always, FRAMES, 16)
     assert 2.8 * forward < with_student - alone < 3.0 * forward  # no gradient of the pixels themselves
-    assert estimate.training_flop(seldom, FRAMES, 16) == pytest.approx(alone + (with_student - alone) / 4)
+    assert flop.training_flop(seldom, FRAMES, 16) == pytest.approx(alone + (with_student - alone) / 4)
     assert alone > with_student - alone  # more periods, and decoders
 
 
@@ -110,11 +110,11 @@ def test_hours_and_price_are_the_work_over_the_rate():
     configured = config(cost=cost, embed={"gpus": 1, "patch_px": 64, "margin_px": 16}, plan={"tile_px": 64})
     tiles = [Tile.at(32631, 100, index, 64) for index in range(3)]
     survey = Survey([], tiles, {"sentinel2": Look(10.0, (File(10.0, 2, 0, 0),)), "landcover": Look(1, ())})
-    needs = estimate.embed(configured, survey)
+    needs = estimate.embed(configured, survey, flop.tile_flop)
     assert needs.fetched == 3 * 10 * 2 * 96**2 / 2
     assert needs.written == 3 * 64 * 64 * 64
     # Cores of 32 px: four patches of 64 a tile.
-    assert needs.flop == 3 * 4 * estimate.embedding_flop(configured, {"sentinel2": 10}, 64)
+    assert needs.flop == 3 * 4 * flop.embedding_flop(configured, {"sentinel2": 10}, 64)
     assert needs.gpu_hours == pytest.approx(needs.flop / 1e12 / 3600)
     assert needs.cpu_hours == pytest.approx(needs.fetched / 1e9 * 36 / 3600)
     assert Estimate(gpu_hours=2, cpu_hours=1).text(configured) == "2 GPU-hours, 1 CPU-hours, cost 11"
