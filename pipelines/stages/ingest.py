@@ -221,6 +221,7 @@ class GroupReader:
                 engine=config.ingest.engine,
                 threads=config.ingest.threads,
             )
+            release_memory()  # what the block was stacked from
             stop_on_outage(block.failures, block.rasters, sources)
             for site in part:
                 sequence_id = f"{site.site_id}_{group.period.label}"

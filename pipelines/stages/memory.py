@@ -16,12 +16,12 @@ from pipelines.sources import Source
 from pipelines.sources.base import Kind
 
 MB = 2**20
-# Interpreter, Ray and libraries 0.4 GiB, crops of one batch of frames 0.1 GiB, what numba and HTTP hold: measured.
-FIXED_BYTES = 640 * MB
+# Interpreter, Ray and libraries 0.6 GiB, what numba, HTTP and fragments between kept blocks hold 0.25 GiB: measured.
+FIXED_BYTES = 850 * MB
 # Of the bound, for compressed blocks that the next window shares (pipelines.coregister.engines.blocks).
-KEPT_SHARE = 0.25
-# Weights are stacked from their frames, and one frame is held twice for a moment.
-SLACK = 1.15
+KEPT_SHARE = 0.125
+# A block, the frames that it is stacked from and the crops that these come from, as they overlap in time: measured.
+SLACK = 2.55
 # A window within one block of an archive's files (512 px mostly) costs the same bytes as a site in it.
 SMALL_PX, SPARSE = 512, 4
 
