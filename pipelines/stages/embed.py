@@ -345,7 +345,8 @@ def verify(config: Config) -> list[str]:
 def describe(config: Config, survey: Survey) -> Estimate:
     """Print what embed would do with a plan."""
     tiles = len(survey.tiles) * len(config.periods)
-    done, _ = _committed(config)
+    planned = {tile.tile_id for tile in survey.tiles}
+    done = [receipt for receipt in _committed(config)[0] if receipt["tile_id"] in planned]
     needs = estimate.embed(config, survey, tile_flop).left(len(done), tiles)
     print(
         f"[embed] {tiles} tiles of {config.plan.tile_px} px, {tiles * config.plan.tile_px**2 / 1e4:.0f} km2"

@@ -395,7 +395,9 @@ def describe(config: Config, survey: Survey) -> Estimate:
     groups = groups_of(survey.sites, config.support_periods, config.ingest.block_px)
     largest = max(groups, key=lambda group: group.window.width_px * group.window.height_px)
     planned = count_sequences(survey.sites, config.support_periods)
-    done = sum(row["sites"] for row in _groups_on_storage(Storage(config.root)).values())
+    rows = _groups_on_storage(Storage(config.root))
+    paths = (f"{SHARDS}/{group.sites[0].split}/{group.group_id}" for group in groups)
+    done = sum(rows[path]["sites"] for path in paths if path in rows)
     needs = estimate.ingest(config, survey, (group.window for group in groups)).left(done, planned)
     pixel = sum(pixel_bytes(config.source(name), look.frames) for name, look in survey.looks.items())
     block = pixel * largest.window.width_px * largest.window.height_px
