@@ -22,8 +22,14 @@ from typing import Any
 from pipelines.config import load_config
 
 METRICS = ("balanced_accuracy", "r2")
-TARGETS = ("sentinel2", "sentinel1", "landsat", "era5", "gedi", "elevation", "landcover")
-INPUTS = ("sentinel2", "sentinel1", "landsat")
+GROUPS = {
+    "radar": ("sentinel1",),
+    "landsat": ("landsat",),
+    "lidar": ("gedi",),
+    "environment": ("era5", "elevation"),
+    "annotation": ("landcover",),
+}
+IMAGING = ("sentinel1", "landsat")
 
 FACTORS: dict[str, tuple[str, ...]] = {
     "reference": (),
@@ -41,8 +47,14 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "code_norm_none": ("train.overrides.code_norm=none",),
     "code_norm_batch": ("train.overrides.code_norm=batch",),
 }
-FACTORS |= {f"target_off_{name}": (f"sources.{name}.loss_weight=0",) for name in TARGETS}
-FACTORS |= {f"input_off_{name}": (f"sources.{name}.encoded=false",) for name in INPUTS}
+FACTORS |= {
+    f"without_{group}": (
+        *(f"sources.{name}.loss_weight=0" for name in names),
+        *(f"sources.{name}.encoded=false" for name in names if name in IMAGING),
+        *(("train.overrides.text_weight=0",) if group == "annotation" else ()),
+    )
+    for group, names in GROUPS.items()
+}
 """What each factor changes, as ``--set`` of the command line; the reference changes nothing."""
 
 

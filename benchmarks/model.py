@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -37,6 +38,7 @@ Row = dict[str, Any]
 PAPER_FRAMES = {"sentinel2": 65, "sentinel1": 17, "landsat": 21}  # 103
 YEAR_MS = (1_609_459_200_000, 1_640_995_200_000)  # 2021
 CORE_KM2 = 0.96**2  # of a 128 px patch, what a map keeps (SPEC 5.1)
+ALLOCATOR = {"THP_MEM_ALLOC_ENABLE": "1"}  # every case allocates as the workers of the stages do: in huge pages
 
 # Two models of about the plain one's 97.7 M parameters, Sentinel-2 only. "equal widths" has its widths; "coarse" puts
 # its parameters on the L/16 grid, where one costs 128 operations a frame and not 512 (L/8) or 8192 (L/2).
@@ -272,8 +274,9 @@ def run_case(case: Row) -> Row:
 def in_own_process(case: Row, threads: int) -> Row:
     """One case's row, with the command that repeats it; a case that fails says why and stops nothing."""
     command = ["-m", "benchmarks.model", "--threads", str(threads), "--case", json.dumps(case)]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    shown = f"python -m benchmarks.model --threads {threads} --case '{json.dumps(case)}'"
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=os.environ | ALLOCATOR)
+    settings = "".join(f"{name}={value} " for name, value in ALLOCATOR.items())
+    shown = f"{settings}python -m benchmarks.model --threads {threads} --case '{json.dumps(case)}'"
     result = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": done.stderr[-300:]}
     return {**case, **result, "command": shown}
 
