@@ -16,9 +16,10 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 from shapely import box, segmentize
-from shapely.geometry import Polygon
+from shapely.affinity import translate
+from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import transform as transform_geometry
 
@@ -96,9 +97,14 @@ def utm_epsg(lon: float, lat: float) -> int:
     return (32600 if lat >= 0 else 32700) + zone
 
 
+def is_utm(epsg: int | None) -> bool:
+    """Whether a code is that of a UTM zone on WGS 84."""
+    return epsg is not None and (32601 <= epsg <= 32660 or 32701 <= epsg <= 32760)
+
+
 def zone_name(epsg: int) -> str:
     """``32631`` -> ``31N``, as in the folders of the public AlphaEarth dataset."""
-    if not (32601 <= epsg <= 32660 or 32701 <= epsg <= 32760):
+    if not is_utm(epsg):
         raise ValueError(f"EPSG:{epsg} is not a UTM zone")
     return f"{epsg % 100}{'N' if epsg < 32700 else 'S'}"
 
@@ -116,6 +122,17 @@ def zone_wedge(epsg: int) -> tuple[float, float]:
 def transformer(src_epsg: int, dst_epsg: int) -> Transformer:
     """A cached pyproj transformer with x, y (lon, lat) axis order."""
     return Transformer.from_crs(src_epsg, dst_epsg, always_xy=True)
+
+
+@lru_cache(maxsize=64)
+def is_geographic(epsg: int) -> bool:
+    """Whether coordinates are longitudes and latitudes."""
+    return bool(CRS.from_epsg(epsg).is_geographic)
+
+
+def unwrap(lon: NDArray[np.float64], meridian: float) -> NDArray[np.float64]:
+    """Longitudes within half a turn of a meridian, past 180 degrees where need be."""
+    return lon - 360 * np.round((lon - meridian) / 360)
 
 
 def reproject(geometry: BaseGeometry, src_epsg: int, dst_epsg: int) -> BaseGeometry:
@@ -189,10 +206,16 @@ class Window:
         """Outline in the window's own CRS, metres."""
         return box(*self.bounds_m)
 
-    def footprint(self) -> Polygon:
-        """Outline in WGS 84 degrees, densified so that curved edges are kept."""
+    def footprint(self) -> Polygon | MultiPolygon:
+        """Outline in WGS 84 degrees, densified so that curved edges are kept; in two parts across 180 degrees."""
         side_m = max(self.width_px, self.height_px) * self.resolution_m
-        return reproject(segmentize(self.polygon(), side_m / 8), self.epsg, WGS84)
+        outline = reproject(segmentize(self.polygon(), side_m / 8), self.epsg, WGS84)
+        meridian = sum(zone_wedge(self.epsg)) / 2
+        whole = transform_geometry(lambda lon, lat: (unwrap(np.asarray(lon), meridian), lat), outline)
+        if -180 <= whole.bounds[0] and whole.bounds[2] <= 180:
+            return outline
+        turns = ((whole.intersection(box(-180 + k, -90, 180 + k, 90)), -k) for k in (-360, 0, 360))
+        return MultiPolygon([translate(part, shift) for part, shift in turns if not part.is_empty])
 
     def pixel(self, x_m: float, y_m: float) -> tuple[int, int]:
         """Row and column of the pixel that holds a point; may lie outside."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import threading
@@ -81,7 +82,9 @@ def wait_s(attempt: int, headers: Mapping[str, str], body: str = "", first_s: fl
     asked = {name.lower(): value for name, value in headers.items()}.get("retry-after", "").strip()
     if asked:
         try:
-            return min(max(float(asked), 0.0), LONGEST_WAIT_S)
+            seconds = float(asked)
+            if not math.isnan(seconds):
+                return min(max(seconds, 0.0), LONGEST_WAIT_S)
         except ValueError:
             try:
                 moment = parsedate_to_datetime(asked)

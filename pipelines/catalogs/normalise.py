@@ -277,7 +277,7 @@ def _own_name(band: str) -> tuple[str, ...]:
 
 
 def _palsar2_keys(band: str) -> tuple[str, ...]:
-    return (band, band.upper(), *{"lin": ("linci",), "msk": ("mask",)}.get(band, ()))
+    return (band, band.upper(), *{"lin": ("linci",), "mosaic_mask": ("mask",)}.get(band, ()))
 
 
 _KEYS: dict[str, Callable[[str], tuple[str, ...]]] = {

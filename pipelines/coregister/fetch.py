@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from numpy.typing import NDArray
 
-from pipelines.coregister.engines import Crop, Engine, FileGrid, Header, HeaderMismatch, read_header
+from pipelines.coregister.engines import CorruptBlock, Crop, Engine, FileGrid, Header, HeaderMismatch, read_header
 from pipelines.coregister.warp import extent
 from pipelines.grid import Window
 from pipelines.scenes import Asset, Scene
@@ -96,6 +96,7 @@ class Request:
         asset: as the catalog describes it.
         window: target; the crop is what the file must give for it.
         dtype, nodata: what holds where neither catalog nor file says.
+        mask: the pixels are codes; what the file calls nodata is one of them.
         sign: unsigned address to one that can be opened, called anew before every attempt. If it has a method
             ``invalidate(href)``, that is called first when the last attempt was refused (401, 403); if it has
             ``gdal_options(href)``, the file is opened under that configuration.
@@ -110,6 +111,7 @@ class Request:
     dtype: str
     nodata: float
     sign: Sign | None = None
+    mask: bool = False
     header: Header | None = None
     pixels: NDArray | None = None
     origin: tuple[int, int] = (0, 0)
@@ -154,6 +156,8 @@ def classify(error: BaseException) -> FailureKind:
     while link is not None:
         if isinstance(link, AccessRefused):
             return FailureKind.REFUSED
+        if isinstance(link, CorruptBlock):
+            return FailureKind.CORRUPT
         if isinstance(link, FileNotFoundError):
             return FailureKind.MISSING
         if isinstance(link, TimeoutError | ConnectionError):
@@ -290,6 +294,7 @@ def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception
                 again=again,
                 settings=settings,
                 name=local_path(href),
+                nodata_assumed=not request.mask and request.asset.nodata is None and header.nodata is None,
                 renew=partial(renewed, request.sign, href) if request.sign else None,
             )
         except Exception as error:  # settled by the caller like any failed read

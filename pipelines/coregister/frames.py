@@ -50,16 +50,37 @@ class ReadDoubt:
 
 
 @dataclass
+class Layer:
+    """The pixels of an acquisition that were stored with one scaling.
+
+    Attributes:
+        values: ``(C, H, W)``.
+        weight: ``(H, W)``.
+        scale, offset: ``(C,)``, of stored numbers.
+        used: scenes that the pixels are from.
+    """
+
+    values: NDArray
+    weight: NDArray[np.uint8]
+    scale: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    used: list[str]
+
+
+@dataclass
 class Frame:
     """One acquisition over one window.
+
+    Its pieces may be stored with unlike scalings: rows of one Landsat Level-1 path differ by the sun's elevation, and a
+    Sentinel-2 datatake may have been processed in part. Numbers are kept as they were stored, so each scaling has
+    a layer of its own; a pixel is in one of them only.
 
     Attributes:
         pieces: its scenes that touch the window, in order of preference: same zone first, then by the source's own
             rank, then the largest footprint, then the id. The order is the same for every window, so the winner of a
             pixel is too.
         time_ms, valid_ms: of the most preferred scene of the acquisition, whether or not it touches this window.
-        values: ``(C, H, W)``; None until a piece has been read.
-        weight: ``(H, W)``.
+        layers: one for each scaling, in order of preference; empty until a piece has been read.
         doubts: about the pieces used.
     """
 
@@ -67,22 +88,24 @@ class Frame:
     time_ms: int
     valid_ms: tuple[int, int]
     geometry: tuple[float, ...]
-    values: NDArray | None = None
-    weight: NDArray[np.uint8] | None = None
-    scale: NDArray[np.float64] | None = None
-    offset: NDArray[np.float64] | None = None
-    used: list[str] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
     doubts: list[ReadDoubt] = field(default_factory=list)
+
+    def measured(self, source: Source) -> NDArray[np.bool_] | None:
+        """``(H, W)`` pixels that have a measurement; None before any was read."""
+        found = [present(layer.values, source.nodata, source) for layer in self.layers]
+        return np.logical_or.reduce(found) if found else None
 
     def missing(self, source: Source) -> bool:
         """Whether any pixel still lacks a measurement."""
-        return self.values is None or not present(self.values, source.nodata, source).all()
+        found = self.measured(source)
+        return found is None or not found.all()
 
     def used_after(self, scene_id: str) -> list[str]:
         """The pieces used that are less preferred than one of them."""
+        used = {name for layer in self.layers for name in layer.used}
         order = [piece.scene_id for piece in self.pieces]
-        later = order[order.index(scene_id) + 1 :]
-        return [used for used in self.used if used in later]
+        return [later for later in order[order.index(scene_id) + 1 :] if later in used]
 
 
 def group(scenes: Sequence[Scene], window: Window, source: Source) -> list[Frame]:
@@ -174,7 +197,7 @@ def _requests(scene: Scene, window: Window, source: Source, signers: Signers) ->
     for role in source.mask_roles if wanted else ():
         if role in scene.assets:
             dtype = "uint16" if role == "qa_pixel" else "uint8"
-            wanted[role] = Request(scene.assets[role], window, dtype, 0, sign)
+            wanted[role] = Request(scene.assets[role], window, dtype, 0, sign, mask=True)
     return wanted
 
 
@@ -209,18 +232,23 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
         if request is not None and request.pixels is not None
     }
     trust = weight(source, values, source.nodata, scale, offset, masks)
-    used = len(frame.used)
-    if frame.values is None or frame.weight is None or frame.scale is None or frame.offset is None:
-        frame.values, frame.weight, frame.scale, frame.offset = values, trust, scale, offset
-        frame.used.append(scene.scene_id)
-    elif np.array_equal(frame.scale, scale) and np.array_equal(frame.offset, offset):
-        here = ~present(frame.values, source.nodata, source) & present(values, source.nodata, source)
-        if here.any():
-            frame.values[:, here] = values[:, here]
-            frame.weight[here] = trust[here]
-            frame.used.append(scene.scene_id)
-    if len(frame.used) > used and (said := source.doubt(source, values, trust, scale, offset)) is not None:
-        frame.doubts.append(ReadDoubt(source.name, scene.scene_id, said))
+    doubt = source.doubt(source, values, trust, scale, offset)
+    before = frame.measured(source)
+    here = present(values, source.nodata, source)
+    if before is not None:
+        here &= ~before
+        if not here.any():
+            return
+    alike = (x for x in frame.layers if np.array_equal(x.scale, scale) and np.array_equal(x.offset, offset))
+    if (joined := next(alike, None)) is not None:
+        joined.values[:, here] = values[:, here]
+        joined.weight[here] = trust[here]
+        joined.used.append(scene.scene_id)
+    else:
+        values[:, ~here] = np.dtype(source.dtype).type(source.nodata)
+        frame.layers.append(Layer(values, np.where(here, trust, np.uint8(0)), scale, offset, [scene.scene_id]))
+    if doubt is not None:
+        frame.doubts.append(ReadDoubt(source.name, scene.scene_id, doubt))
 
 
 def to_dtype(layer: NDArray, file_nodata: float, source: Source, asset: Asset) -> NDArray:

@@ -19,12 +19,12 @@ from pipelines.coregister.cut import cut_points, cut_rasters, cut_texts
 from pipelines.coregister.engines import engine as engine_by_name
 from pipelines.coregister.engines.cog import BLOCKS
 from pipelines.coregister.fetch import Signers
-from pipelines.coregister.frames import Frame, ReadDoubt, ReadFailure, batches, fill, group
+from pipelines.coregister.frames import Frame, Layer, ReadDoubt, ReadFailure, batches, fill, group
 from pipelines.coregister.gravity import read_gravity
 from pipelines.coregister.lidar import read_points
 from pipelines.coregister.terrain import read_terrain
 from pipelines.coregister.texts import read_texts
-from pipelines.grid import Period, Window
+from pipelines.grid import Period, Window, is_utm
 from pipelines.scenes import Scene
 from pipelines.sequence import PointSamples, RasterFrames, TextSamples
 from pipelines.sequence import Sequence as SiteSequence
@@ -58,8 +58,9 @@ def as_window(box: Window | GeoBox) -> Window:
     epsg = box.crs.to_epsg() if box.crs is not None else None
     affine = box.affine
     numbers = (affine.a, affine.c, affine.f)
-    if epsg is None or affine.b or affine.d or affine.e != -affine.a or any(n != round(n) for n in numbers):
+    if not is_utm(epsg) or affine.b or affine.d or affine.e != -affine.a or any(n != round(n) for n in numbers):
         raise ValueError(f"{box} is not a north-up box of whole-metre pixels in a UTM zone")
+    assert epsg is not None
     return Window(epsg, round(affine.c), round(affine.f), box.shape.x, box.shape.y, round(affine.a))
 
 
@@ -92,32 +93,33 @@ def read_frames(
     if source.kind not in (Kind.FRAMES, Kind.CLASSES):
         raise ValueError(f"source {source.name} ({source.kind}) is not read as images; use read_sequence")
     failures: list[ReadFailure] = []
-    kept: list[Frame] = []
+    kept: list[tuple[Frame, Layer]] = []
     for batch in batches(group(scenes, window, source), window, source):
         failures += fill(batch, window, source, engine_by_name(engine), sign, threads)
-        kept += [frame for frame in batch if frame.values is not None]
+        kept += [(frame, layer) for frame in batch for layer in frame.layers]
         for found in (found for frame in batch for found in frame.doubts):
             on_doubt(found)
     return _stack(kept, source), failures
 
 
-def _stack(frames: Sequence[Frame], source: Source) -> RasterFrames | None:
-    if not frames:
+def _stack(found: Sequence[tuple[Frame, Layer]], source: Source) -> RasterFrames | None:
+    if not found:
         return None
-    values = np.empty((len(frames), *frames[0].values.shape), source.dtype)  # type: ignore[union-attr]
-    for index, frame in enumerate(frames):
-        values[index] = frame.values
-        frame.values = None  # one copy at a time: a block can be hundreds of megabytes
+    frames, layers = [frame for frame, _ in found], [layer for _, layer in found]
+    values = np.empty((len(layers), *layers[0].values.shape), source.dtype)
+    for index, layer in enumerate(layers):
+        values[index] = layer.values
+        layer.values = values[index]  # one copy at a time: a block can be hundreds of megabytes
     return RasterFrames(
         values=values,
         nodata=float(source.nodata),
-        weight=np.stack([frame.weight for frame in frames]),  # type: ignore[misc]
+        weight=np.stack([layer.weight for layer in layers]),
         time_ms=np.array([frame.time_ms for frame in frames], np.int64),
         valid_ms=np.array([frame.valid_ms for frame in frames], np.int64),
-        scale=np.stack([frame.scale for frame in frames]),  # type: ignore[misc]
-        offset=np.stack([frame.offset for frame in frames]),  # type: ignore[misc]
+        scale=np.stack([layer.scale for layer in layers]),
+        offset=np.stack([layer.offset for layer in layers]),
         geometry=np.array([frame.geometry for frame in frames], np.float32).reshape(len(frames), -1),
-        scene_ids=tuple("+".join(frame.used) for frame in frames),
+        scene_ids=tuple("+".join(layer.used) for layer in layers),
     )
 
 

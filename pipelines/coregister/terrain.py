@@ -32,13 +32,14 @@ def read_terrain(
     frames = group(scenes, wide, stored)
     failures = fill(frames, wide, stored, engine, sign, threads)
     for frame in frames:
-        if frame.values is None or frame.scale is None or frame.offset is None:
-            continue
-        stored_height = frame.values[0].astype(np.float64)
-        height = np.where(is_nodata(stored_height, source.nodata), np.nan, stored_height)
-        layers = derivatives(height * frame.scale[0] + frame.offset[0], window.resolution_m)
+        height = np.full(wide.shape, np.nan)
+        for layer in frame.layers:
+            stored_height = layer.values[0].astype(np.float64)
+            known = ~is_nodata(stored_height, source.nodata)
+            height[known] = stored_height[known] * layer.scale[0] + layer.offset[0]
+        fields = derivatives(height, window.resolution_m)
         inner = slice(MARGIN_PX, -MARGIN_PX)
-        values = np.stack([layers[name][inner, inner] for name in source.band_names]).astype(np.float32)
+        values = np.stack([fields[name][inner, inner] for name in source.band_names]).astype(np.float32)
         missing = np.isnan(values[source.band_names.index(FILE_BAND)])
         if missing.all():
             continue
@@ -54,7 +55,7 @@ def read_terrain(
                 scale=np.ones((1, bands)),
                 offset=np.zeros((1, bands)),
                 geometry=np.empty((1, 0), np.float32),
-                scene_ids=("+".join(frame.used),),
+                scene_ids=("+".join(name for layer in frame.layers for name in layer.used),),
             ),
             failures,
         )

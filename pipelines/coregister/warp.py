@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipelines.coregister.engines.base import FileGrid
-from pipelines.grid import Window, transformer
+from pipelines.grid import Window, is_geographic, transformer, unwrap, zone_wedge
 
 # Error of linear interpolation between nodes, which falls with the square of their spacing: 1.2e-6 px of a 20 m grid of
 # the next zone, 1.7e-5 px of one of arc seconds at 50 degrees north (64 px: 2e-5 and 2.7e-4, or 3 of 10 000 numbers).
@@ -55,8 +55,14 @@ def nodes(grid: FileGrid, window: Window) -> Nodes:
     rows = np.arange(first_row // NODE_PX, (first_row + window.height_px - 1) // NODE_PX + 2)
     x_m, y_m = np.meshgrid((cols * NODE_PX + 0.5) * res, -(rows * NODE_PX + 0.5) * res)
     x, y = transformer(window.epsg, grid.epsg).transform(x_m, y_m, errcheck=True)
+    x = np.asarray(x)
+    if is_geographic(grid.epsg):
+        # One turn of longitudes for all nodes, that of the file: a cell across 180 degrees must not span the Earth.
+        meridian = sum(zone_wedge(window.epsg)) / 2
+        turns = round((grid.left + grid.step_x * grid.width / 2 - meridian) / 360)
+        x = unwrap(x, meridian) + 360 * turns
     return Nodes(
-        (np.asarray(x) - grid.left) / grid.step_x - 0.5,
+        (x - grid.left) / grid.step_x - 0.5,
         (np.asarray(y) - grid.top) / grid.step_y - 0.5,
         first_col - int(cols[0]) * NODE_PX,
         first_row - int(rows[0]) * NODE_PX,

@@ -1,4 +1,4 @@
-"""ALOS PALSAR-2 ScanSAR L2.2: L-band backscatter, an optional target.
+"""ALOS PALSAR-2, ScanSAR L2.2 and the yearly mosaic: L-band backscatter, an optional target.
 
 The native digital number is an amplitude: gamma0 = 10 log10(DN^2) - 83 dB (JAXA), hence 20 log10(DN) - 83.
 """
@@ -22,12 +22,16 @@ _HALF_DB_OF_DN = Transform.DECIBEL
 
 # MSK, bits 0 to 2: 1 valid, 5 invalid (Earth Engine's catalog entry of the ScanSAR product).
 _MSK_QUALITY, _MSK_VALID = 0b111, 1
+# The mosaic's mask: water and land; 100 is layover, 150 shadow, 0 nothing (JAXA's description of the data set).
+_MOSAIC_MEASURED = (50, 255)
 
 
 def trusted(masks: Mapping[str, NDArray]) -> NDArray[np.bool_] | None:
     """True where the product calls the measurement valid; None without its mask."""
-    msk = masks.get("msk")
-    return None if msk is None else (msk & np.asarray(_MSK_QUALITY, msk.dtype)) == _MSK_VALID
+    if (msk := masks.get("msk")) is not None:
+        return (msk & np.asarray(_MSK_QUALITY, msk.dtype)) == _MSK_VALID
+    mosaic = masks.get("mosaic_mask")
+    return None if mosaic is None else np.isin(mosaic, _MOSAIC_MEASURED)
 
 
 def geometry(scene: Scene) -> tuple[float, ...]:
@@ -57,7 +61,7 @@ SOURCE = Source(
     nodata=0,
     geometry_names=("heading_sin", "heading_cos", "antenna_side"),
     geometry=geometry,
-    mask_roles=("msk",),
+    mask_roles=("msk", "mosaic_mask"),
     trusted=trusted,
     acquisition_key=acquisition_key,
     regrid_px=3,

@@ -46,9 +46,16 @@ def decoded_bytes(scenes: Mapping[str, Iterable[Scene]], window: Window, sources
     total = 0.0
     for name, found in scenes.items():
         source = sources[name]
-        keys = {source.acquisition_key(s) for s in found if s.footprint is None or s.footprint.intersects(outline)}
-        total += px * pixel_bytes(source, len(keys))
+        near = (scene for scene in found if scene.footprint is None or scene.footprint.intersects(outline))
+        # Pieces of an acquisition that are scaled unlike are layers of their own.
+        layers = {(source.acquisition_key(scene), _scaling(scene, source)) for scene in near}
+        total += px * pixel_bytes(source, len(layers))
     return total
+
+
+def _scaling(scene: Scene, source: Source) -> tuple[tuple[float, float], ...]:
+    assets = (scene.assets[band] for band in source.band_names if band in scene.assets)
+    return tuple((asset.scale, asset.offset) for asset in assets)
 
 
 def kept_bytes(memory_mb: int) -> int:

@@ -316,7 +316,7 @@ def test_optional_targets_by_the_keys_of_their_catalogs():
         "hh": "HH",
         "hv": "HV",
         "lin": "linci",
-        "msk": "mask",
+        "mosaic_mask": "mask",
     }
     assert radar.facts["observation_direction"] == "left"
     cropland = item({"cropland": {"href": "https://x/c.tif"}, "confidence": {"href": "https://x/d.tif"}})

@@ -100,6 +100,7 @@ def test_a_throttled_token_service_is_asked_again_and_a_refusing_one_is_not():
         ({"Retry-After": "100000"}, "", 0, 120.0),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, "", 0, 0.0),
         ({"Retry-After": "soon"}, "", 1, 1.0),
+        ({"Retry-After": "NaN"}, "", 1, 1.0),
         ({}, "please try again in 12 seconds", 0, 12.0),
         ({}, "", 0, 0.5),
         ({}, "", 3, 4.0),

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# (path with query, number of earlier requests of that path) -> a status to answer with, "truncate", an address to
-# redirect to, or None for sound
-Spoil = Callable[[str, int], int | str | None]
+# (path with query, number of earlier requests of that path) -> a status to answer with, alone or with its Retry-After,
+# "truncate", an address to redirect to, or None for sound
+Spoil = Callable[[str, int], int | str | tuple[int, str] | None]
 
 
 class Server:
@@ -49,8 +49,13 @@ class Server:
                     self.end_headers()
                     return
                 path = folder / urlsplit(self.path).path.lstrip("/")
+                retry_after = None
+                if isinstance(fault, tuple):
+                    fault, retry_after = fault
                 if isinstance(fault, int) or not path.is_file():
                     self.send_response(fault if isinstance(fault, int) else 404)
+                    if retry_after is not None:
+                        self.send_header("Retry-After", retry_after)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return

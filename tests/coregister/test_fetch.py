@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.coregister.engines import ENGINES, engine
+from pipelines.coregister.engines import ENGINES, CorruptBlock, engine
 from pipelines.coregister.fetch import Failure, FailureKind, Request, classify, fetch, retrying
 from tests.coregister.files import LEFT, TOP, asset_of, noise, window, write_raster
 from tests.coregister.served import serve
@@ -157,3 +157,44 @@ def test_an_address_that_is_not_signed_is_refused_and_not_asked_for_again(raster
 def test_a_reason_never_shows_a_signature():
     failure = Failure.of(OSError("'/vsicurl/https://h/B04.tif?sig=secret&se=1' not recognized as being supported"))
     assert failure.reason == "OSError: '/vsicurl/https://h/B04.tif?...' not recognized as being supported"
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_files_own_nodata_holds_where_the_catalog_is_silent(tmp_path, name: str):
+    values = noise((300, 300), 1).astype(np.float32)
+    values[100:, :] = -9999
+    path = write_raster(tmp_path / "a.tif", values, LEFT, TOP, 10, nodata=-9999)
+    request = Request(replace(asset_of(path), nodata=None), window(3, 4, 50, 40), "float32", float("nan"))
+    fetch([request], engine(name), threads=1, backoff_s=0.01)
+    assert request.failure is None and request.pixels is not None
+    assert request.file_nodata == -9999
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_catalogs_nodata_wins_and_a_mask_has_none(tmp_path, name: str):
+    path = write_raster(tmp_path / "a.tif", noise((300, 300), 1), LEFT, TOP, 10, nodata=7)
+    stated = Request(replace(asset_of(path), nodata=3), window(3, 4, 50, 40), "uint16", 0)
+    mask = Request(replace(asset_of(path), nodata=None), window(3, 4, 50, 40), "uint16", 0, mask=True)
+    fetch([stated, mask], engine(name), threads=1, backoff_s=0.01)
+    assert (stated.file_nodata, stated.attempts) == (3, 0)
+    assert mask.pixels is not None and mask.attempts == 0
+
+
+def test_a_server_that_says_when_to_come_back_is_obeyed_and_known_as_throttling(raster, tmp_path, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr("pipelines.patience.time.sleep", waits.append)
+    with serve(tmp_path, lambda path, seen: (429, "7") if seen < 2 else None) as server:
+        request = request_of(raster, server.url)
+        fetch([request], engine("cog"), threads=1, backoff_s=0.01)
+        assert request.failure is None and request.pixels is not None
+        assert len(waits) == 2 and all(7 <= wait < 9 for wait in waits)
+    with serve(tmp_path, lambda path, seen: (503, "1")) as server:
+        request = request_of(raster, server.url)
+        fetch([request], engine("cog"), threads=1, backoff_s=0.01)
+        assert request.failure is not None and request.failure.kind is FailureKind.THROTTLED
+
+
+@pytest.mark.parametrize("block", [(404, 0), (503, 2), (0, 500)])
+def test_numbers_in_words_about_a_block_are_no_status(block):
+    error = CorruptBlock(f"block {block} holds 429 bytes where 65536 are needed")
+    assert classify(error) is FailureKind.CORRUPT

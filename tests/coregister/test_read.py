@@ -66,13 +66,39 @@ def test_pieces_of_one_datatake_make_one_frame_and_the_winner_comes_first(tmp_pa
     assert frames.time_ms.tolist() == [DAY]
 
 
-def test_pieces_with_another_offset_never_fill(tmp_path):
+def test_pieces_with_another_offset_have_a_layer_of_their_own(tmp_path):
     facts = {"datatake": "GS2A_20200601"}
     large = sentinel2(tmp_path, "large", size=60, facts=facts, offset=-0.1)
     small = sentinel2(tmp_path, "small", size=40, seed=50, left=LEFT + 400, facts=facts, offset=0.0)
     frames, _ = read_frames([small, large], window(30, 0, 50, 30), S2)
-    assert frames is not None and frames.scene_ids == ("large",)
+    assert frames is not None and frames.scene_ids == ("large", "small")
+    np.testing.assert_array_equal(frames.values[0, 0, :, :30], noise((60, 60), 0)[:30, 30:60])
+    np.testing.assert_array_equal(frames.values[1, 0, :, 30:], noise((40, 40), 50)[:30, 20:40])
+    assert frames.time_ms.tolist() == [DAY, DAY]
+    assert frames.offset[:, 0].tolist() == [-0.1, 0.0]
+    # What one has, the other lacks: no pixel counts twice.
     assert (frames.values[0, :, :, 30:] == 0).all() and (frames.weight[0, :, 30:] == 0).all()
+    assert (frames.values[1, :, :, :30] == 0).all() and (frames.weight[1, :, :30] == 0).all()
+
+
+def test_rows_of_a_landsat_path_with_unlike_sun_join_and_a_cut_equals_a_read(tmp_path):
+    facts = {"datatake": "GS2A_20200601"}
+    scenes = [
+        sentinel2(tmp_path, "north", size=60, facts=facts, scale=1.9e-5),
+        sentinel2(tmp_path, "south", size=60, seed=50, top=TOP - 400, facts=facts, scale=2.0e-5, holes=0.1),
+        sentinel2(tmp_path, "spare", size=80, seed=9, top=TOP - 100, facts=facts, scale=1.9e-5),
+    ]
+    large, small = window(0, 0, 60, 100), window(10, 50, 40, 45)
+    whole, _ = read_frames(scenes, large, S2)
+    alone, _ = read_frames(scenes, small, S2)
+    assert whole is not None and alone is not None
+    cut = cut_rasters(whole, large, small, S2)
+    assert cut is not None
+    np.testing.assert_array_equal(cut.values, alone.values)
+    np.testing.assert_array_equal(cut.weight, alone.weight)
+    np.testing.assert_array_equal(cut.scale, alone.scale)
+    counted = (alone.values[:, 0] > 0).sum(axis=0)
+    assert counted.max() == 1
 
 
 def test_a_scene_that_cannot_be_read_is_recorded_and_replaced(tmp_path):

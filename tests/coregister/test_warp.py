@@ -8,7 +8,7 @@ from pyproj import Transformer
 
 from pipelines.coregister.engines import FileGrid
 from pipelines.coregister.warp import extent, warp
-from pipelines.grid import Window
+from pipelines.grid import Window, transformer
 from tests.coregister.files import EPSG, LEFT, TOP, noise, window
 
 BIG = Window(EPSG, LEFT + 1230, TOP - 770, 300, 280)
@@ -151,6 +151,21 @@ def test_fine_grids_are_averaged_by_shared_area_around_their_holes(step: float, 
     assert 0 < seen.sum() < seen.size
     assert np.abs(out - mean)[seen].max() <= 0.5 + 1e-6
     assert (out[area < 50 - 1e-6] == 0).all()
+
+
+@pytest.mark.parametrize("left", [-180.0, 180.0, 179.0])
+def test_a_file_beside_180_degrees_gives_its_own_side_and_nothing_else(left: float):
+    """A degree whose numbers are its columns, a thousandth of a degree each, under a window half on either side."""
+    grid = FileGrid(4326, left, -16.0, 0.001, -0.001, 2000, 1000)
+    x, y = transformer(4326, 32760).transform(180.0, -17.0)
+    over = Window(32760, int(x) // 10 * 10 - 640, int(y) // 10 * 10 + 640, 128, 128)
+    out = through(np.broadcast_to(np.arange(1000, dtype=np.float32), (2000, 1000)), grid, over, nodata=-1.0)
+    lon, _ = transformer(32760, 4326).transform(*np.meshgrid(*over.centres()))
+    column = (np.asarray(lon) % 360 - left % 360) / 0.001 - 0.5
+    inside, outside = (column > 0) & (column < 999), (column < -1) | (column > 1000)
+    assert inside.any() and outside.any()
+    np.testing.assert_allclose(out[inside], column[inside], atol=0.01)
+    assert (out[outside] == -1).all()
 
 
 def test_nodata_is_never_averaged_into_signal():

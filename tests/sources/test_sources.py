@@ -173,6 +173,8 @@ def test_palsar_knows_its_side_and_trusts_what_its_mask_calls_valid():
     assert palsar.geometry(right) == (sin(radians(-10)), cos(radians(-10)), 1.0)
     assert palsar.acquisition_key(right) == palsar.acquisition_key(replace(right, scene_id="next frame of the path"))
     assert palsar.trusted({"msk": np.array([0, 1, 5, 9], np.uint8)}).tolist() == [False, True, False, True]
+    mosaic = palsar.trusted({"mosaic_mask": np.array([0, 50, 100, 150, 255], np.uint8)})
+    assert mosaic.tolist() == [False, True, False, False, True]
     # gamma0 = 10 log10(DN^2) - 83 dB: model space is half of it, shifted, which standardising undoes.
     dn = np.array([1000, 4000], np.uint16).reshape(1, 1, 1, 2)
     x = palsar.with_bands(["hh"]).to_model_space(dn, np.ones((1, 1)), np.zeros((1, 1)), 0).ravel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.coregister.engines.base import Crop, Engine, FileGrid, Header, HeaderMismatch, read_header
-from pipelines.coregister.engines.cog import CogEngine
+from pipelines.coregister.engines.cog import CogEngine, CorruptBlock
 from pipelines.coregister.engines.logs import hide_queries
 from pipelines.coregister.engines.rasterio import RasterioEngine
 from pipelines.coregister.engines.stackstac import StackstacEngine
@@ -14,7 +14,7 @@ ENGINES: dict[str, type[StackstacEngine] | type[RasterioEngine] | type[CogEngine
     "rasterio": RasterioEngine,
 }
 
-__all__ = ["ENGINES", "Crop", "Engine", "FileGrid", "Header", "HeaderMismatch", "engine", "read_header"]
+__all__ = ["ENGINES", "CorruptBlock", "Crop", "Engine", "FileGrid", "Header", "HeaderMismatch", "engine", "read_header"]
 
 
 def engine(name: str) -> Engine:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from math import isclose
+from math import isclose, isnan
 from typing import Protocol
 
 import numpy as np
@@ -89,6 +89,7 @@ class Crop:
         settings: GDAL configuration that this address needs; may hold credentials, so it is never printed.
         again: the file was tried before; what GDAL remembers of it must not be trusted.
         name: of the file, whatever its signature; its address where it has none.
+        nodata_assumed: no catalog said so; a file that says otherwise is not what the crop was planned for.
         renew: a refused address to one with a new signature, for engines that can go on in mid-read.
     """
 
@@ -103,7 +104,14 @@ class Crop:
     again: bool = False
     settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     name: str = ""
+    nodata_assumed: bool = False
     renew: Callable[[str], str] | None = field(default=None, repr=False, compare=False)
+
+    def agrees_on_nodata(self, stated: float | None) -> bool:
+        """Whether a file's own word on nodata leaves the crop's as it is."""
+        if stated is None or not self.nodata_assumed or stated == self.nodata:
+            return True
+        return isnan(stated) and isnan(self.nodata)
 
     @property
     def gdal_env(self) -> dict[str, object]:
@@ -198,5 +206,6 @@ def check_header(dataset: DatasetReader, crop: Crop) -> None:
     """
     transform = dataset.transform
     seen = FileGrid(crop.grid.epsg, transform.c, transform.f, transform.a, transform.e, *dataset.shape)
-    if dataset.count != 1 or dataset.dtypes[0] != crop.dtype or transform.b or not seen.agrees(crop.grid):
+    alike = dataset.dtypes[0] == crop.dtype and seen.agrees(crop.grid) and crop.agrees_on_nodata(dataset.nodata)
+    if dataset.count != 1 or transform.b or not alike:
         raise HeaderMismatch(crop.href, header_of(dataset, crop.href))

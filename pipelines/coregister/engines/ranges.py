@@ -114,8 +114,10 @@ def _pool(scheme: str, host: str) -> urllib3.PoolManager:
         "maxsize": CONNECTIONS,
         "block": True,
         "timeout": urllib3.Timeout(connect=CONNECT_S, read=READ_S),
-        # Failures are counted and classified by those who ask, who try again.
-        "retries": urllib3.Retry(total=REDIRECTS, connect=0, read=0, status=0, other=0, redirect=REDIRECTS),
+        # Failures are counted and classified by those who ask, who try again and wait for as long as the answer says.
+        "retries": urllib3.Retry(
+            total=REDIRECTS, connect=0, read=0, status=0, other=0, redirect=REDIRECTS, respect_retry_after_header=False
+        ),
     }
     proxy = None if proxy_bypass(host) else getproxies().get(scheme)
     return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)

@@ -51,7 +51,7 @@ class TiffImage:
         predictor: ``NO_PREDICTOR``, ``HORIZONTAL`` or ``FLOATING``.
         offsets, counts: ``(block rows, block columns)`` bytes; a count of 0 is a block that was never written.
         transform: left, top, step_x, step_y of the pixel edges.
-        fill: value of blocks that were never written.
+        nodata: stored number that means "not measured", None where the file says nothing.
     """
 
     height: int
@@ -65,7 +65,12 @@ class TiffImage:
     offsets: NDArray[np.int64] = field(repr=False)
     counts: NDArray[np.int64] = field(repr=False)
     transform: tuple[float, float, float, float]
-    fill: float
+    nodata: float | None
+
+    @property
+    def fill(self) -> float:
+        """Value of blocks that were never written."""
+        return 0.0 if self.nodata is None else self.nodata
 
     def rows_of(self, block_row: int) -> int:
         """Rows that a block stores."""
@@ -112,7 +117,7 @@ def parse(head: bytes) -> TiffImage:
         offsets=offsets.reshape(shape),
         counts=counts.reshape(shape),
         transform=_transform(tags),
-        fill=_fill(tags),
+        nodata=_nodata(tags),
     )
 
 
@@ -133,14 +138,14 @@ def _transform(tags: _Tags) -> tuple[float, float, float, float]:
     return float(left), float(top), float(a), float(e)
 
 
-def _fill(tags: _Tags) -> float:
+def _nodata(tags: _Tags) -> float | None:
     if _NODATA not in tags:
-        return 0.0
+        return None
     text = b"".join(tags.all(_NODATA)).split(b"\0")[0].decode("ascii", "replace").strip()
     try:
         return float(text)
     except ValueError:
-        return 0.0
+        return None
 
 
 class _Tags:
