@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import geopandas as gpd
 import pandas as pd
@@ -78,6 +80,18 @@ class Scene:
         for band, asset in sorted(self.assets.items()):
             bands.setdefault(f"{float(asset.scale)!r}*x{float(asset.offset):+}", []).append(band)
         return "; ".join(f"{formula} ({' '.join(names)})" for formula, names in sorted(bands.items()))
+
+    def description(self) -> str:
+        """Hash of all that a catalog says of the scene and that its pixels depend on.
+
+        Of addresses the last two parts count: hosts, mirrors and roots move, and signatures are not part of them.
+        """
+        files = {
+            band: {**asdict(asset), "href": urlsplit(asset.href).path.rstrip("/").split("/")[-2:]}
+            for band, asset in self.assets.items()
+        }
+        told = [self.time_ms, self.valid_ms, self.footprint.wkb_hex, files, self.facts]
+        return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def scenes_to_frame(scenes: Iterable[Scene]) -> gpd.GeoDataFrame:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from shapely import box
 
 from pipelines.scenes import Asset, Scene, frame_to_scenes, scenes_to_frame
@@ -32,3 +33,38 @@ def test_the_scaling_of_a_scene_is_short_exact_and_blind_to_everything_else():
     assert replace(SCENE, item_href="", scene_id="other", assets=turned).scaling() == SCENE.scaling()
     for changed in (replace(BLUE, offset=-0.1 + 2e-17), replace(BLUE, scale=1e-4 + 1e-19)):
         assert replace(SCENE, assets={**SCENE.assets, "blue": changed}).scaling() != SCENE.scaling()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"time_ms": 6},
+        {"valid_ms": (5, 7)},
+        {"footprint": box(3, 50, 4, 52)},
+        {"facts": {"platform": "sentinel-2b"}},
+        *(
+            {"assets": {**SCENE.assets, "blue": replace(BLUE, **field)}}
+            for field in (
+                {"href": "https://x/blue_new.tif"},
+                {"nodata": None},
+                {"dtype": "int16"},
+                {"offset": 0.0},
+                {"epsg": 32632},
+                {"transform": (10, 0, 10, 0, -10, 0)},
+                {"shape": (2, 4)},
+            )
+        ),
+    ],
+)
+def test_whatever_its_pixels_depend_on_is_in_the_description_of_a_scene(changed):
+    assert replace(SCENE, **changed).description() != SCENE.description()
+
+
+def test_a_scene_on_another_host_is_described_alike():
+    moved = {
+        band: replace(asset, href=asset.href.replace("https://x", "http://mirror:81") + "?sig=1")
+        for band, asset in SCENE.assets.items()
+    }
+    assert replace(SCENE, assets=moved).description() == SCENE.description()
+    (again,) = frame_to_scenes(scenes_to_frame([SCENE]))
+    assert again.description() == SCENE.description()

@@ -12,7 +12,10 @@ from shapely.geometry.base import BaseGeometry
 from pipelines.catalogs.base import SceneSearch, UnusableItem
 from pipelines.catalogs.normalise import normalise
 from pipelines.grid import Period
+from pipelines.scenes import Scene
 from pipelines.sources.base import Kind, Source
+
+ANY_ZONE = 32631
 
 
 def collect(
@@ -45,6 +48,7 @@ def collect(
         seen.add(key)
         try:
             scene = normalise(item, source, catalog, base=base)
+            _understood(scene, source)
         except UnusableItem as error:
             found.refuse(str(error), str(item.get("id")))
             continue
@@ -58,6 +62,18 @@ def collect(
             continue
         found.scenes.append(scene)
     found.scenes.sort(key=lambda scene: (scene.time_ms, scene.scene_id))
+
+
+def _understood(scene: Scene, source: Source) -> None:
+    """Reads the facts that the source will want when pixels are read.
+
+    Raises:
+        UnusableItem: one of them makes no sense.
+    """
+    try:
+        source.keep(scene), source.acquisition_key(scene), source.rank(scene, ANY_ZONE), source.geometry(scene)
+    except (ValueError, TypeError) as error:
+        raise UnusableItem(f"a fact of the item makes no sense ({type(error).__name__})") from error
 
 
 def _meets(valid_ms: tuple[int, int], period: Period) -> bool:

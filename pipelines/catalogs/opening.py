@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,14 @@ _OPTION_TYPES: dict[str, tuple[Any, str]] = {
     "bbox": (tuple[_Edge, _Edge, _Edge, _Edge], "a list of west, south, east, north in degrees"),
     "period": (tuple[Any, Any], "its first day and the day after its last, as texts like '1940-01-01'"),
 }
+_SECRET_KEY = re.compile(
+    r"authorization|api[-_]?key|secret|passw|cookie|sas_token|account_key|connection_string|^(key|token|auth)$", re.I
+)
+_NO_SECRETS = (None, "", False, True, "anon", "google_default", "cloud", "cache", "browser")
+_CREDENTIALS_REMEDY = (
+    "keep it out of the configuration: in AWS_ACCESS_KEY_ID and its like, GOOGLE_APPLICATION_CREDENTIALS, or ~/.netrc "
+    "(storage_options: {client_kwargs: {trust_env: true}})"
+)
 _API_OPTIONS = frozenset({"page_items", "concurrent", "attempts", "timeout_s", "query"})
 
 
@@ -56,6 +65,7 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
         raise ValueError(f"catalogs.{name}.kind: {kind!r} is not one of {', '.join(PROVIDERS)}")
     provider = PROVIDERS[kind]
     check_options(name, options)
+    _refuse_secrets(name, url, options)
     if kind == "zarr":
         return _store(name, url, options)
     if kind == "geoparquet":
@@ -69,6 +79,8 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
         raise ValueError(f"catalogs.{name}.url: give the folder or address of a static catalog")
     if kind != "static":
         _check_address(name, url)
+    elif "://" in url and urlsplit(url).scheme not in ("http", "https", "file"):
+        raise ValueError(f"catalogs.{name}.url: {url!r} is no folder and no web address; give its https:// address")
     signer = provider.signer(url, options)
     if kind == "static":
         return StaticCatalog(name, url, signer)
@@ -81,6 +93,20 @@ def _check_address(name: str, url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", url):
         raise ValueError(f"catalogs.{name}.url: {url!r} is no web address; give one that starts with https://")
+
+
+def _refuse_secrets(name: str, url: str, options: Mapping[str, Any]) -> None:
+    """A plan holds addresses and options, and is kept and shared: credentials must not come to be in it."""
+    if urlsplit(url).username or urlsplit(url).password:
+        raise ValueError(f"catalogs.{name}.url: holds a user name or password; {_CREDENTIALS_REMEDY}")
+    pending = [(f"catalogs.{name}.options", options)]
+    while pending:
+        where, mapping = pending.pop()
+        for key, value in mapping.items():
+            if isinstance(value, Mapping):
+                pending.append((f"{where}.{key}", value))
+            elif _SECRET_KEY.search(str(key)) and value not in _NO_SECRETS:
+                raise ValueError(f"{where}.{key}: holds a credential; {_CREDENTIALS_REMEDY}")
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pystac import StacIO
 from pystac.errors import STACError
 from pystac.utils import make_absolute_href
 from shapely import STRtree
+from shapely.errors import ShapelyError
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
@@ -61,9 +62,9 @@ class StaticCatalog:
             where = self._find_collections().get(collection)
             pairs = list(self._walk(where)) if where else []
             items = [item for item, _ in pairs]
-            placed = [i for i, item in enumerate(items) if item.get("geometry")]
-            tree = STRtree(np.array([shape(items[i]["geometry"]) for i in placed], dtype=object))
-            self._read[collection] = (items, [href for _, href in pairs], tree, placed)
+            outlines = {i: outline for i, item in enumerate(items) if (outline := _outline(item)) is not None}
+            tree = STRtree(np.array(list(outlines.values()), dtype=object))
+            self._read[collection] = (items, [href for _, href in pairs], tree, list(outlines))
         return self._read[collection]
 
     def _find_collections(self) -> dict[str, str]:
@@ -106,6 +107,14 @@ class StaticCatalog:
             raise CatalogError(
                 f"catalog {self.name}: cannot read {href} ({error}); check catalogs.{self.name}.url"
             ) from error
+
+
+def _outline(item: dict[str, Any]) -> BaseGeometry | None:
+    """None where an item has none or a malformed one; :func:`collect` refuses it then, with the reason."""
+    try:
+        return shape(item["geometry"])
+    except (KeyError, TypeError, ValueError, AttributeError, ShapelyError):
+        return None
 
 
 def _links(node: dict[str, Any], rel: str) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ from pipelines.stages.memory import (
     window_of,
 )
 from pipelines.stages.outage import stop_on_outage
-from pipelines.stages.plan import Plan
+from pipelines.stages.plan import Plan, planned_sites
 from pipelines.stages.session import (
     Progress,
     StageResult,
@@ -111,12 +111,12 @@ def groups_of(sites: list[Site], periods: list[Period], block_px: int) -> list[S
 
 
 def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scene]], code: str) -> str:
-    """Hash of what a group's shards are made from: sites, scenes and their scaling, settings, code."""
+    """Hash of what a group's shards are made from: sites, scenes as the catalog describes them, settings, code."""
     inputs = {
         "sites": [(site.site_id, site.window.shape) for site in group.sites],
         "period": [group.period.start_ms, group.period.end_ms],
         "scenes": {
-            name: [(scene.scene_id, scene.scaling()) for scene in found] for name, found in sorted(scenes.items())
+            name: [(scene.scene_id, scene.description()) for scene in found] for name, found in sorted(scenes.items())
         },
         "bands": {name: config.source(name).band_names for name in sorted(config.sources)},
         "clouds": {name: part.cloud_percent for name, part in sorted(config.sources.items()) if part.cloud_percent},
@@ -381,12 +381,13 @@ def current_shards(config: Config, split: str) -> list[str]:
     return [path for path in current["shards"] if path.startswith(f"{SHARDS}/{split}/")]
 
 
-def _groups_on_storage(storage: Storage) -> dict[str, dict[str, Any]]:
-    """The row of every group that was read; of one that was read with several settings, the last by name."""
+def _groups_on_storage(storage: Storage, groups: Iterable[SiteGroup]) -> dict[str, dict[str, Any]]:
+    """The row of each of some groups that was read; of one that was read with several settings, the last by name."""
+    known = {f"{SHARDS}/{group.sites[0].split}/{group.group_id}" for group in groups}
     rows: dict[str, dict[str, Any]] = {}
     for path in storage.list(SHARDS, ".json"):
-        if path.startswith((f"{SHARDS}/train/", f"{SHARDS}/test/")):
-            rows[path.rsplit("-", 1)[0]] = storage.read_json(path)
+        if (name := path.rsplit("-", 1)[0]) in known:
+            rows[name] = storage.read_json(path)
     return rows
 
 
@@ -395,9 +396,7 @@ def describe(config: Config, survey: Survey) -> Estimate:
     groups = groups_of(survey.sites, config.support_periods, config.ingest.block_px)
     largest = max(groups, key=lambda group: group.window.width_px * group.window.height_px)
     planned = count_sequences(survey.sites, config.support_periods)
-    rows = _groups_on_storage(Storage(config.root))
-    paths = (f"{SHARDS}/{group.sites[0].split}/{group.group_id}" for group in groups)
-    done = sum(rows[path]["sites"] for path in paths if path in rows)
+    done = sum(row["sites"] for row in _groups_on_storage(Storage(config.root), groups).values())
     needs = estimate.ingest(config, survey, (group.window for group in groups)).left(done, planned)
     pixel = sum(pixel_bytes(config.source(name), look.frames) for name, look in survey.looks.items())
     block = pixel * largest.window.width_px * largest.window.height_px
@@ -418,7 +417,8 @@ def describe(config: Config, survey: Survey) -> Estimate:
 def status_line(config: Config) -> str:
     """Done, left, and unread by reason, for ``aef status``: from what is on storage, whether or not a run goes on."""
     storage = Storage(config.root)
-    groups = _groups_on_storage(storage)
+    planned_groups = groups_of(planned_sites(storage), config.support_periods, config.ingest.block_px)
+    groups = _groups_on_storage(storage, planned_groups)
     done = sum(row["sites"] for row in groups.values())
     planned = storage.read_json("plan/plan.json")["counts"]["sequences"]
     empty, water = (sum(len(row[name]) for row in groups.values()) for name in ("empty", "water"))

@@ -319,6 +319,11 @@ def tiles_to_frame(tiles: list[Tile]) -> gpd.GeoDataFrame:
     )
 
 
+def planned_sites(storage: Storage) -> list[Site]:
+    """The sites of the plan on storage, whatever configuration it was made for."""
+    return frame_to_sites(_read_frame(storage, SITES))
+
+
 @dataclass(frozen=True)
 class Plan:
     """A plan on storage, read piece by piece."""
@@ -347,7 +352,7 @@ class Plan:
         return Survey(self.sites(), self.tiles(), looks_from_dict(self.storage.read_json(PLAN)["looks"]))
 
     def sites(self) -> list[Site]:
-        return frame_to_sites(_read_frame(self.storage, SITES))
+        return planned_sites(self.storage)
 
     def tiles(self) -> list[Tile]:
         frame = _read_frame(self.storage, TILES)

@@ -224,7 +224,7 @@ def test_a_static_catalog_that_is_not_there(tmp_path):
         ("stac", "http://x", {}, "'stac' is not one of earth_search"),
         ("static", "", {}, "give the folder"),
         ("static", "/x", {"page_items": 3}, "unknown 'page_items'"),
-        ("earth_search", "", {"token": "secret"}, "unknown 'token'"),
+        ("earth_search", "", {"token": "secret"}, "options.token: holds a credential"),
     ],
 )
 def test_bad_settings_name_their_key(kind, url, options, message):

@@ -12,15 +12,16 @@ from pipelines.grid import Site
 from pipelines.sandbox.process import running_server, set_faults
 from pipelines.shards import open_shards
 from pipelines.stages import ingest
-from pipelines.stages.ingest import FAILURES, GroupReader, SiteGroup
+from pipelines.stages.ingest import FAILURES, GroupReader, groups_of
 from pipelines.stages.session import StageResult
+from pipelines.stages.sites import sites_to_frame
 from pipelines.storage import Storage
 from tests.catalogs import static_world
 from tests.coregister.files import LEFT, TOP, noise, scene_of, window, write_raster
 from tests.stages.worlds import YEAR, config
 
 WINDOW = window(0, 0, 32, 32)
-GROUP = SiteGroup("group", (Site.at(WINDOW, "train"),), YEAR)
+SITE = Site.at(WINDOW, "train")
 MOMENT = YEAR.start_ms + 100 * 86_400_000
 DATATAKE = {"platform": "sentinel-2a", "datatake": "GS2A_20210411T105031_030318"}
 PATH = {"platform": "landsat-8", "wrs_path": 199, "sun_elevation": 40}
@@ -86,10 +87,12 @@ def ingested(archive, tmp_path, monkeypatch):
             tmp_path / "root", sources=sources, ingest={"text_encoder": None}, train={"max_frames": {name: 3}}
         )
         set_faults(url, {"missing": {"path": gone}})
-        row = GroupReader(settings, Planned(scenes[name]), None)({"group": pickle.dumps(GROUP)})
+        (group,) = groups_of([SITE], [YEAR], settings.ingest.block_px)
+        row = GroupReader(settings, Planned(scenes[name]), None)({"group": pickle.dumps(group)})
         figures = json.loads(row["outcome"])
         storage = Storage(settings.root)
         storage.write_json("plan/plan.json", {"counts": {"sequences": 2}})
+        sites_to_frame([SITE]).to_parquet(f"{settings.root}/plan/sites.parquet")
         return settings, figures, storage
 
     yield _ingested
@@ -121,6 +124,8 @@ def test_the_next_scene_of_the_acquisition_stands_in_for_one_that_is_gone(archiv
     for part in ("values", "weight", "scale", "offset"):
         np.testing.assert_array_equal(getattr(found, part), getattr(expected, part))
     assert storage.read_json(FAILURES)[0]["fallback"] == loser
+    (row,) = storage.list("shards/train", ".json")
+    storage.write_json("shards/train/of_an_earlier_plan-abc.json", storage.read_json(row))
     told = ingest.status_line(settings)
     assert f"1 scenes of {name} not read, missing: {winner}; 1 of them replaced by others of their acquisition" in told
     assert "1 of 2 planned sequences done, 1 left" in told

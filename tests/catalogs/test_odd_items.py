@@ -1,0 +1,79 @@
+"""Items and settings that make no sense cost themselves and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from shapely import box
+
+from pipelines.catalogs import open_catalog
+from pipelines.sources import source
+from tests.catalogs import static_world
+
+EVERYWHERE = box(-180, -90, 180, 90)
+SECRET = "hunter2"
+
+
+def change_item(folder, name: str, change) -> None:
+    (path,) = folder.rglob(f"{name}.json")
+    item = json.loads(path.read_text())
+    change(item)
+    path.write_text(json.dumps(item))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda item: item["properties"].update({"s2:generation_time": "soon"}), "a fact of the item makes no sense"),
+        (lambda item: item.update(geometry={"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}), "malformed"),
+        (lambda item: item.update(geometry={"type": "Polygon"}), "malformed"),
+        (lambda item: item["properties"].update({"view:sun_elevation": []}), None),
+    ],
+)
+def test_an_odd_item_is_refused_with_its_reason_and_the_others_are_found(tmp_path, change, reason):
+    folder = static_world.write(tmp_path)
+    change_item(folder, "scene-1", change)
+    found = open_catalog("cat", "static", str(folder)).search(
+        source("sentinel2", ["blue"]), ["optical"], EVERYWHERE, None
+    )
+    kept = {scene.scene_id for scene in found}
+    assert {"scene-0", "scene-2", "scene-3"} <= kept
+    if reason is None:  # a fact that Sentinel-2 has no use for
+        assert "scene-1" in kept
+        return
+    assert "scene-1" not in kept
+    (why,) = [said for said, names in found.refused_items.items() if names == ["scene-1"]]
+    assert reason in why
+
+
+@pytest.mark.parametrize(
+    ("kind", "url", "options", "where"),
+    [
+        ("zarr", f"https://me:{SECRET}@host/x.zarr", {}, "catalogs.era.url"),
+        ("static", f"https://{SECRET}@host/catalog.json", {}, "catalogs.era.url"),
+        ("zarr", "https://host/x.zarr", {"open_kwargs": {"storage_options": {"headers": {"Authorization": SECRET}}}},
+         "catalogs.era.options.open_kwargs.storage_options.headers.Authorization"),
+        ("zarr", "s3://b/x.zarr", {"open_kwargs": {"storage_options": {"key": "me", "secret": SECRET}}},
+         "catalogs.era.options.open_kwargs.storage_options."),
+        ("zarr", "gs://b/x.zarr", {"open_kwargs": {"storage_options": {"token": SECRET}}},
+         "catalogs.era.options.open_kwargs.storage_options.token"),
+        ("geoparquet", "abfs://b/x.parquet", {"storage_options": {"account_key": SECRET}},
+         "catalogs.era.options.storage_options.account_key"),
+    ],
+)  # fmt: skip
+def test_credentials_in_a_catalogs_settings_are_refused_by_key_and_not_repeated(kind, url, options, where):
+    with pytest.raises(ValueError) as refusal:
+        open_catalog("era", kind, url, **options)
+    said = str(refusal.value)
+    assert where in said and ".netrc" in said and SECRET not in said and "\n" not in said
+
+
+def test_what_is_no_credential_passes():
+    options = {"open_kwargs": {"storage_options": {"token": "anon", "client_kwargs": {"trust_env": True}}}}
+    assert open_catalog("era", "zarr", "gs://bucket/x.zarr", **options).kind == "zarr"
+
+
+def test_a_static_catalog_on_an_object_store_is_refused_before_it_is_asked():
+    with pytest.raises(ValueError, match=r"catalogs\.cat\.url: 's3://b/catalog\.json' is no folder and no web address"):
+        open_catalog("cat", "static", "s3://b/catalog.json")
