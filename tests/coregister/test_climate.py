@@ -20,9 +20,9 @@ ERA5 = source("era5")
 YEAR = Period.calendar_year(2020)
 
 
-def scene(href: str, **extra) -> Scene:
+def scene(href: str, catalog: str = "test", **extra) -> Scene:
     store = Asset(href, "zarr", extra={"open_kwargs": {"consolidated": True}, **extra})
-    return Scene("era5", "store", "test", "era5-land", 0, (0, 1), box(-180, -90, 180, 90), {"store": store})
+    return Scene("era5", "store", catalog, "era5-land", 0, (0, 1), box(-180, -90, 180, 90), {"store": store})
 
 
 def hourly(days: int = 60, west: float = 2.7) -> xr.Dataset:
