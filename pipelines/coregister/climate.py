@@ -133,6 +133,12 @@ def month_bounds(year: int, month: int) -> tuple[int, int]:
     return start_ms, start_ms + days * 86_400_000
 
 
+def key_address(href: str, key: str) -> str:
+    """The address of a key of a store; a query of the store's address is that of all of its keys."""
+    path, mark, query = href.partition("?") if href.startswith(("http://", "https://")) else (href, "", "")
+    return f"{path.rstrip('/')}/{key}{mark}{query}"
+
+
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
@@ -149,27 +155,30 @@ class _StrictStore(WrapperStore):
         Args:
             store: as it is without a signature.
             href: its address, unsigned.
-            sign: asked for a fresh address before every request.
+            sign: asked for a fresh address of the key before every request.
         """
         super().__init__(store)
         self.href, self.sign = href, sign
 
-    def _at(self, address: str) -> FsspecStore | LocalStore:
-        store: FsspecStore | LocalStore = self._store
-        if address == self.href or isinstance(store, LocalStore):
-            return store
-        return FsspecStore(store.fs, path=address, read_only=True)
-
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Reads a key."""
         tried: Counter[FailureKind] = Counter()
+        plain = f"{self.href.rstrip('/')}/{key}"
+        unsigned = key_address(self.href, key)
         while True:
             headers: Mapping[str, str] = {}
-            address = self.href
+            address = unsigned
             try:
                 if self.sign is not None:
-                    address = await asyncio.to_thread(signed_by, self.sign, self.href)
-                found = await self._at(address).get(key, prototype, byte_range)
+                    address = await asyncio.to_thread(signed_by, self.sign, unsigned)
+                if address == plain:
+                    found = await self._store.get(key, prototype, byte_range)
+                else:
+                    assert isinstance(self._store, FsspecStore), "files of this machine need no signature"
+                    # A store without a root asks for the address as it is: nothing may come behind its query.
+                    found = await FsspecStore(self._store.fs, path="", read_only=True).get(
+                        address, prototype, byte_range
+                    )
                 if found is not None:
                     return found
                 error: Exception = FileNotFoundError(f"chunk {key} of the store cannot be found")
@@ -182,7 +191,7 @@ class _StrictStore(WrapperStore):
                     return None
                 raise error
             if kind is FailureKind.EXPIRED and self.sign is not None:
-                await asyncio.to_thread(renewed, self.sign, self.href, address)
+                await asyncio.to_thread(renewed, self.sign, unsigned, address)
             await asyncio.sleep(wait_s(tried.total() - 1, headers, first_s=BACKOFF_S))
 
 

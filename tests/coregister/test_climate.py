@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -233,6 +234,62 @@ def test_a_store_outlives_the_tokens_that_open_it_and_is_not_read_again(tmp_path
     assert failures == [] and sign.invalidated >= 2
     np.testing.assert_array_equal(near.values, frames.values)
     np.testing.assert_array_equal(near.values, again.values)
+
+
+class QueryToken:
+    """A token behind every address, as Azure's; the first is refused from some request on."""
+
+    tokens = ("st=2024-01-01T00%3A00%3A00Z&sig=a%2Bb%2Fc%3D", "st=2024-01-01T01%3A00%3A00Z&sig=d%2Be%2Ff%3D")
+
+    def __init__(self) -> None:
+        self.asked, self.current = [], 0
+
+    def __call__(self, href: str) -> str:
+        assert "sig=" not in href
+        self.asked.append(href)
+        return f"{href}{'&' if '?' in href else '?'}{self.tokens[self.current]}"
+
+    def invalidate(self, href: str) -> None:
+        assert "sig=" not in href
+        self.current = 1
+
+    def is_good(self, address: str, good: int) -> bool:
+        said = parse_qs(urlsplit(address).query)
+        return said["sig"] == [("a+b/c=", "d+e/f=")[good]] and said["st"] == [f"2024-01-01T0{good}:00:00Z"]
+
+
+@pytest.mark.parametrize("query", ["", "?account=x"])
+def test_a_token_in_the_query_comes_behind_the_key(tmp_path, query: str):
+    local = write(hourly(), tmp_path / "a.zarr")
+    near, _ = read_climate([scene(local)], window(), YEAR, ERA5)
+    sign = QueryToken()
+    with serve(tmp_path, lambda path, seen: None if sign.is_good(path, sign.current) else 403) as server:
+        there = scene(f"{server.url}/a.zarr{query}")
+        frames, failures = read_climate([there], window(), YEAR, ERA5, sign)
+        requests = [request.removeprefix("GET ") for request in server.requests]
+    assert failures == []
+    np.testing.assert_array_equal(near.values, frames.values)
+    keys = [urlsplit(request).path for request in requests]
+    assert "/a.zarr/.zmetadata" in keys and {f"/a.zarr/t2m/{k}.1.1" for k in range(6)} <= set(keys)
+    assert all(key.startswith("/a.zarr/") for key in keys)
+    assert all(parse_qs(urlsplit(request).query).get("account") == (["x"] if query else None) for request in requests)
+    # What is signed is the address of the key.
+    assert {urlsplit(href).path for href in sign.asked} == set(keys)
+
+
+def test_a_refused_token_in_the_query_is_renewed(tmp_path):
+    local = write(hourly(), tmp_path / "a.zarr")
+    near, _ = read_climate([scene(local)], window(), YEAR, ERA5)
+    sign = QueryToken()
+
+    def spoil(path: str, seen: int) -> int | None:
+        # The metadata is the first token's; chunks want the second.
+        return None if sign.is_good(path, int("/.z" not in path)) else 403
+
+    with serve(tmp_path, spoil) as server:
+        frames, failures = read_climate([scene(f"{server.url}/a.zarr")], window(), YEAR, ERA5, sign)
+    assert failures == [] and sign.current == 1
+    np.testing.assert_array_equal(near.values, frames.values)
 
 
 def test_a_point_off_the_grid_is_refused(tmp_path):
