@@ -37,6 +37,7 @@ from pipelines.coregister.fetch import (
     signer_of,
 )
 from pipelines.coregister.frames import ReadFailure
+from pipelines.coregister.units import step_of, to_si
 from pipelines.grid import WGS84, Period, Window, transformer
 from pipelines.patience import wait_s
 from pipelines.scenes import Scene
@@ -60,6 +61,7 @@ SAMPLED = {
     "surface_pressure": ("sp", "surface_pressure"),
 }
 PRECIPITATION = ("tp", "total_precipitation", "tp_sum", "total_precipitation_sum")
+RAIN = "total_precipitation"
 LATITUDE, LONGITUDE = ("latitude", "lat", "y"), ("longitude", "lon", "x")
 
 
@@ -372,15 +374,15 @@ def monthly(cell: xr.Dataset, units: Mapping[str, str] | None = None) -> dict[tu
         for name in names:
             for ending in _ENDINGS:
                 if name + ending in cell:
-                    series.setdefault(quantity + ending, _si(cell[name + ending], units))
+                    series.setdefault(quantity + ending, _si(cell[name + ending], quantity, units))
     for name in PRECIPITATION:
         if name in cell:
-            series.setdefault("total_precipitation", _si(cell[name], units))
+            series.setdefault(RAIN, _si(cell[name], RAIN, units))
     out: dict[tuple[int, int], dict[str, float]] = {}
     for name, values in series.items():
         days = values.resample("D")
         sampled_often = len(values) > 1.5 * max(1, len(days))
-        if name == "total_precipitation":
+        if name == RAIN:
             statistics = {f"{name}_{how}": (days.sum(min_count=1), how) for how in ("sum", "min", "max")}
         elif name.endswith(("_mean", "_min", "_max")):
             statistics = {name: (values, name.rsplit("_", 1)[1])}
@@ -396,21 +398,11 @@ def monthly(cell: xr.Dataset, units: Mapping[str, str] | None = None) -> dict[tu
     return out
 
 
-def _si(array: xr.DataArray, units: Mapping[str, str] | None) -> pd.Series:
+def _si(array: xr.DataArray, quantity: str, units: Mapping[str, str] | None) -> pd.Series:
     """A series in metres, kelvin or pascal, by its ``units``, or else by what the catalog says."""
     series = pd.Series(
         np.asarray(array.to_numpy(), np.float64).reshape(array.sizes["time"], -1).mean(axis=1),
         index=pd.DatetimeIndex(array["time"].to_numpy()),
     )
-    factor, shift = to_si(array, units)
+    factor, shift = to_si(array, quantity, units, step_of(array["time"]))
     return series * factor + shift
-
-
-def to_si(array: xr.DataArray, units: Mapping[str, str] | None) -> tuple[float, float]:
-    """Factor and summand that bring an array to metres, kelvin or pascal."""
-    unit = str(array.attrs.get("units") or (units or {}).get(str(array.name)) or "").lower()
-    if unit.startswith("mm"):
-        return 1e-3, 0.0
-    if unit in ("c", "degc", "celsius", "°c", "degree_celsius", "degrees celsius"):
-        return 1.0, 273.15
-    return (100.0, 0.0) if unit in ("hpa", "mbar", "millibar") else (1.0, 0.0)
