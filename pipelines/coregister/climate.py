@@ -54,13 +54,28 @@ FETCH_BYTES = 4 * 2**30
 # Attribute of a store that holds months already, under the names of the source's bands.
 MONTHLY = "monthly_of"
 
-# Names of each quantity: sampled through the day, then daily mean, least, greatest; ERA5, ERA5-Land, AgERA5, ARCO.
+# Names of each quantity: sampled through the day, then daily mean, least, greatest; ERA5, ERA5-Land, AgERA5, ARCO, and
+# last the CF names of era5-pds, one store a variable and month.
 SAMPLED = {
-    "temperature_2m": ("t2m", "2m_temperature", "temperature_2m"),
-    "dewpoint_2m": ("d2m", "2m_dewpoint_temperature", "dewpoint_temperature_2m", "dewpoint_2m"),
-    "surface_pressure": ("sp", "surface_pressure"),
+    "temperature_2m": ("t2m", "2m_temperature", "temperature_2m", "air_temperature_at_2_metres"),
+    "dewpoint_2m": (
+        "d2m",
+        "2m_dewpoint_temperature",
+        "dewpoint_temperature_2m",
+        "dewpoint_2m",
+        "dew_point_temperature_at_2_metres",
+    ),
+    "surface_pressure": ("sp", "surface_pressure", "surface_air_pressure"),
 }
-PRECIPITATION = ("tp", "total_precipitation", "tp_sum", "total_precipitation_sum")
+PRECIPITATION = (
+    "tp",
+    "total_precipitation",
+    "tp_sum",
+    "total_precipitation_sum",
+    "precipitation_amount_1hour_Accumulation",
+)
+# In era5-pds as it lies on AWS, accumulations have an axis of their own.
+TIMES = ("time", "valid_time", "time0", "time1")
 RAIN = "total_precipitation"
 LATITUDE, LONGITUDE = ("latitude", "lat", "y"), ("longitude", "lon", "x")
 
@@ -322,7 +337,7 @@ def series_of(href: str, options: str, sign: Sign | None = None) -> xr.Dataset:
         ValueError: no time axis, or no known variable.
     """
     store = open_store(href, options, sign)
-    time = next((name for name in ("time", "valid_time") if name in store.dims), None)
+    time = next((name for name in TIMES if name in store.dims), None)
     if time is None:
         raise ValueError(f"{href} has no time axis; its dimensions are {tuple(store.sizes)}")
     if store.attrs.get(MONTHLY):

@@ -102,6 +102,31 @@ def test_the_twelve_monthly_variables_against_a_plain_aggregation(tmp_path):
         np.testing.assert_allclose(values[name], months.to_numpy(), rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("axes", [("time", "time"), ("time0", "time1")])
+def test_one_store_a_variable_as_in_era5_pds(tmp_path, axes):
+    data = hourly()
+    data["d2m"] = data["t2m"] - 5
+    told, _ = read_climate([scene(write(data, tmp_path / "a.zarr"))], window(), YEAR, ERA5)
+    names = {
+        "t2m": "air_temperature_at_2_metres",
+        "d2m": "dew_point_temperature_at_2_metres",
+        "sp": "surface_air_pressure",
+        "tp": "precipitation_amount_1hour_Accumulation",
+    }
+    kept = {}
+    for short, name in names.items():
+        axis = axes[short == "tp"]
+        store = data[[short]].rename({short: name, "latitude": "lat", "longitude": "lon"})
+        store = store.rename({"time": axis}) if axis != "time" else store
+        kept[name] = scene(write(store, tmp_path / f"{name}.zarr")).assets["store"]
+    one = scene("")
+    one.assets.clear()
+    one.assets.update(kept)
+    frames, failures = read_climate([one], window(), YEAR, ERA5)
+    assert failures == [] and not np.isnan(frames.values).any()
+    np.testing.assert_array_equal(frames.values, told.values)
+
+
 def test_longitudes_from_0_to_360(tmp_path):
     east, _ = read_climate([scene(write(hourly(), tmp_path / "a.zarr"))], window(), YEAR, ERA5)
     whole = hourly().pad(longitude=(0, 1), mode="edge")
