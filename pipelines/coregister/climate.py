@@ -37,6 +37,7 @@ from pipelines.coregister.fetch import (
     signer_of,
 )
 from pipelines.coregister.frames import ReadFailure
+from pipelines.coregister.units import step_of, to_si
 from pipelines.grid import WGS84, Period, Window, transformer
 from pipelines.patience import wait_s
 from pipelines.scenes import Scene
@@ -53,13 +54,29 @@ FETCH_BYTES = 4 * 2**30
 # Attribute of a store that holds months already, under the names of the source's bands.
 MONTHLY = "monthly_of"
 
-# Names of each quantity: sampled through the day, then daily mean, least, greatest; ERA5, ERA5-Land, AgERA5, ARCO.
+# Names of each quantity: sampled through the day, then daily mean, least, greatest; ERA5, ERA5-Land, AgERA5, ARCO, and
+# last the CF names of era5-pds, one store a variable and month.
 SAMPLED = {
-    "temperature_2m": ("t2m", "2m_temperature", "temperature_2m"),
-    "dewpoint_2m": ("d2m", "2m_dewpoint_temperature", "dewpoint_temperature_2m", "dewpoint_2m"),
-    "surface_pressure": ("sp", "surface_pressure"),
+    "temperature_2m": ("t2m", "2m_temperature", "temperature_2m", "air_temperature_at_2_metres"),
+    "dewpoint_2m": (
+        "d2m",
+        "2m_dewpoint_temperature",
+        "dewpoint_temperature_2m",
+        "dewpoint_2m",
+        "dew_point_temperature_at_2_metres",
+    ),
+    "surface_pressure": ("sp", "surface_pressure", "surface_air_pressure"),
 }
-PRECIPITATION = ("tp", "total_precipitation", "tp_sum", "total_precipitation_sum")
+PRECIPITATION = (
+    "tp",
+    "total_precipitation",
+    "tp_sum",
+    "total_precipitation_sum",
+    "precipitation_amount_1hour_Accumulation",
+)
+# In era5-pds as it lies on AWS, accumulations have an axis of their own.
+TIMES = ("time", "valid_time", "time0", "time1")
+RAIN = "total_precipitation"
 LATITUDE, LONGITUDE = ("latitude", "lat", "y"), ("longitude", "lon", "x")
 
 
@@ -133,6 +150,12 @@ def month_bounds(year: int, month: int) -> tuple[int, int]:
     return start_ms, start_ms + days * 86_400_000
 
 
+def key_address(href: str, key: str) -> str:
+    """The address of a key of a store; a query of the store's address is that of all of its keys."""
+    path, mark, query = href.partition("?") if href.startswith(("http://", "https://")) else (href, "", "")
+    return f"{path.rstrip('/')}/{key}{mark}{query}"
+
+
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
@@ -149,27 +172,30 @@ class _StrictStore(WrapperStore):
         Args:
             store: as it is without a signature.
             href: its address, unsigned.
-            sign: asked for a fresh address before every request.
+            sign: asked for a fresh address of the key before every request.
         """
         super().__init__(store)
         self.href, self.sign = href, sign
 
-    def _at(self, address: str) -> FsspecStore | LocalStore:
-        store: FsspecStore | LocalStore = self._store
-        if address == self.href or isinstance(store, LocalStore):
-            return store
-        return FsspecStore(store.fs, path=address, read_only=True)
-
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Reads a key."""
         tried: Counter[FailureKind] = Counter()
+        plain = f"{self.href.rstrip('/')}/{key}"
+        unsigned = key_address(self.href, key)
         while True:
             headers: Mapping[str, str] = {}
-            address = self.href
+            address = unsigned
             try:
                 if self.sign is not None:
-                    address = await asyncio.to_thread(signed_by, self.sign, self.href)
-                found = await self._at(address).get(key, prototype, byte_range)
+                    address = await asyncio.to_thread(signed_by, self.sign, unsigned)
+                if address == plain:
+                    found = await self._store.get(key, prototype, byte_range)
+                else:
+                    assert isinstance(self._store, FsspecStore), "files of this machine need no signature"
+                    # A store without a root asks for the address as it is: nothing may come behind its query.
+                    found = await FsspecStore(self._store.fs, path="", read_only=True).get(
+                        address, prototype, byte_range
+                    )
                 if found is not None:
                     return found
                 error: Exception = FileNotFoundError(f"chunk {key} of the store cannot be found")
@@ -182,7 +208,7 @@ class _StrictStore(WrapperStore):
                     return None
                 raise error
             if kind is FailureKind.EXPIRED and self.sign is not None:
-                await asyncio.to_thread(renewed, self.sign, self.href, address)
+                await asyncio.to_thread(renewed, self.sign, unsigned, address)
             await asyncio.sleep(wait_s(tried.total() - 1, headers, first_s=BACKOFF_S))
 
 
@@ -311,7 +337,7 @@ def series_of(href: str, options: str, sign: Sign | None = None) -> xr.Dataset:
         ValueError: no time axis, or no known variable.
     """
     store = open_store(href, options, sign)
-    time = next((name for name in ("time", "valid_time") if name in store.dims), None)
+    time = next((name for name in TIMES if name in store.dims), None)
     if time is None:
         raise ValueError(f"{href} has no time axis; its dimensions are {tuple(store.sizes)}")
     if store.attrs.get(MONTHLY):
@@ -363,15 +389,15 @@ def monthly(cell: xr.Dataset, units: Mapping[str, str] | None = None) -> dict[tu
         for name in names:
             for ending in _ENDINGS:
                 if name + ending in cell:
-                    series.setdefault(quantity + ending, _si(cell[name + ending], units))
+                    series.setdefault(quantity + ending, _si(cell[name + ending], quantity, units))
     for name in PRECIPITATION:
         if name in cell:
-            series.setdefault("total_precipitation", _si(cell[name], units))
+            series.setdefault(RAIN, _si(cell[name], RAIN, units))
     out: dict[tuple[int, int], dict[str, float]] = {}
     for name, values in series.items():
         days = values.resample("D")
         sampled_often = len(values) > 1.5 * max(1, len(days))
-        if name == "total_precipitation":
+        if name == RAIN:
             statistics = {f"{name}_{how}": (days.sum(min_count=1), how) for how in ("sum", "min", "max")}
         elif name.endswith(("_mean", "_min", "_max")):
             statistics = {name: (values, name.rsplit("_", 1)[1])}
@@ -387,21 +413,11 @@ def monthly(cell: xr.Dataset, units: Mapping[str, str] | None = None) -> dict[tu
     return out
 
 
-def _si(array: xr.DataArray, units: Mapping[str, str] | None) -> pd.Series:
+def _si(array: xr.DataArray, quantity: str, units: Mapping[str, str] | None) -> pd.Series:
     """A series in metres, kelvin or pascal, by its ``units``, or else by what the catalog says."""
     series = pd.Series(
         np.asarray(array.to_numpy(), np.float64).reshape(array.sizes["time"], -1).mean(axis=1),
         index=pd.DatetimeIndex(array["time"].to_numpy()),
     )
-    factor, shift = to_si(array, units)
+    factor, shift = to_si(array, quantity, units, step_of(array["time"]))
     return series * factor + shift
-
-
-def to_si(array: xr.DataArray, units: Mapping[str, str] | None) -> tuple[float, float]:
-    """Factor and summand that bring an array to metres, kelvin or pascal."""
-    unit = str(array.attrs.get("units") or (units or {}).get(str(array.name)) or "").lower()
-    if unit.startswith("mm"):
-        return 1e-3, 0.0
-    if unit in ("c", "degc", "celsius", "°c", "degree_celsius", "degrees celsius"):
-        return 1.0, 273.15
-    return (100.0, 0.0) if unit in ("hpa", "mbar", "millibar") else (1.0, 0.0)

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.coregister.climate import LATITUDE, LONGITUDE, month_bounds, open_store
-from pipelines.coregister.fetch import Failure, Signers, retrying, signer_of
+from pipelines.coregister.fetch import Failure, Sign, Signers, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
 from pipelines.coregister.lidar import open_hdf5
 from pipelines.grid import WGS84, Period, Window, transformer
@@ -39,11 +39,13 @@ def read_gravity(
     for scene in sorted(scenes, key=lambda scene: scene.scene_id):
         for asset in scene.assets.values():
             signer = signer_of(sign, scene)
-            options = json.dumps(asset.extra.get("open_kwargs") or {}, sort_keys=True)
-            read = partial(
-                _months, lon=lon, lat=lat, options=options, authorization=getattr(signer, "authorization", None)
-            )
-            found = retrying(read, asset.href, signer)
+            if _is_file(asset.href):
+                file = partial(_of_file, lon=lon, lat=lat, authorization=getattr(signer, "authorization", None))
+                found = retrying(file, asset.href, signer)
+            else:
+                options = json.dumps(asset.extra.get("open_kwargs") or {}, sort_keys=True)
+                store = partial(_of_store, lon=lon, lat=lat, options=options, sign=signer)
+                found = retrying(store, asset.href, None)  # the store signs its keys itself, as their turn comes
             if isinstance(found, Failure):
                 failures.append(ReadFailure(source.name, scene.scene_id, asset.href, found.kind, found.reason))
                 continue
@@ -67,30 +69,41 @@ def read_gravity(
     return frames, failures
 
 
-def _months(href: str, lon: float, lat: float, options: str, authorization: Any) -> dict[tuple[int, int], float]:
-    """Thickness by (year, month) at a place."""
-    if href.split("?")[0].lower().endswith((".nc", ".nc4")):
-        with open_hdf5(href, authorization) as file:
-            axes = [next((file[name] for name in names if name in file), None) for names in (LATITUDE, LONGITUDE)]
-            if VARIABLE not in file or None in axes or TIME not in file:
-                raise ValueError(f"{href} lacks {VARIABLE}, {TIME}, latitude or longitude; it has {sorted(file)}")
-            unit = file[TIME].attrs["units"]
-            moments = _moments(file[TIME][:], unit.decode() if isinstance(unit, bytes) else str(unit))
-            rows, cols, weights = corners(axes[0][:], axes[1][:], lat, lon)  # type: ignore[index]
-            values = np.stack([file[VARIABLE][:, row, col] for row, col in zip(rows, cols, strict=True)], axis=1)
-            fill = file[VARIABLE].attrs.get("_FillValue")
-            values = np.where(values == fill, np.nan, values) if fill is not None else values
-    else:
-        store = open_store(href, options)
-        names = [next((name for name in known if name in store.dims), None) for known in (LATITUDE, LONGITUDE)]
-        if VARIABLE not in store or None in names or TIME not in store.dims:
-            has = sorted(map(str, store.variables))
-            raise ValueError(f"{href} lacks {VARIABLE}, {TIME}, latitude or longitude; it has {has}")
-        latitude, longitude = (store[name].to_numpy() for name in names)
-        rows, cols, weights = corners(latitude, longitude, lat, lon)
-        array = store[VARIABLE].transpose(TIME, *names)
-        parts = [array[:, int(row), int(col)].to_numpy() for row, col in zip(rows, cols, strict=True)]
-        values, moments = np.stack(parts, axis=1), pd.DatetimeIndex(store[TIME].to_numpy())
+def _is_file(href: str) -> bool:
+    return href.split("?")[0].lower().endswith((".nc", ".nc4"))
+
+
+def _of_file(href: str, lon: float, lat: float, authorization: Any) -> dict[tuple[int, int], float]:
+    """Thickness by (year, month) at a place, from a NetCDF file."""
+    with open_hdf5(href, authorization) as file:
+        axes = [next((file[name] for name in names if name in file), None) for names in (LATITUDE, LONGITUDE)]
+        if VARIABLE not in file or None in axes or TIME not in file:
+            raise ValueError(f"{href} lacks {VARIABLE}, {TIME}, latitude or longitude; it has {sorted(file)}")
+        unit = file[TIME].attrs["units"]
+        moments = _moments(file[TIME][:], unit.decode() if isinstance(unit, bytes) else str(unit))
+        rows, cols, weights = corners(axes[0][:], axes[1][:], lat, lon)  # type: ignore[index]
+        values = np.stack([file[VARIABLE][:, row, col] for row, col in zip(rows, cols, strict=True)], axis=1)
+        fill = file[VARIABLE].attrs.get("_FillValue")
+        values = np.where(values == fill, np.nan, values) if fill is not None else values
+    return _weighted(values, weights, moments)
+
+
+def _of_store(href: str, lon: float, lat: float, options: str, sign: Sign | None) -> dict[tuple[int, int], float]:
+    """Thickness by (year, month) at a place, from a Zarr store."""
+    store = open_store(href, options, sign)
+    names = [next((name for name in known if name in store.dims), None) for known in (LATITUDE, LONGITUDE)]
+    if VARIABLE not in store or None in names or TIME not in store.dims:
+        has = sorted(map(str, store.variables))
+        raise ValueError(f"{href} lacks {VARIABLE}, {TIME}, latitude or longitude; it has {has}")
+    latitude, longitude = (store[name].to_numpy() for name in names)
+    rows, cols, weights = corners(latitude, longitude, lat, lon)
+    array = store[VARIABLE].transpose(TIME, *names)
+    parts = [array[:, int(row), int(col)].to_numpy() for row, col in zip(rows, cols, strict=True)]
+    return _weighted(np.stack(parts, axis=1), weights, pd.DatetimeIndex(store[TIME].to_numpy()))
+
+
+def _weighted(values: NDArray, weights: NDArray[np.float64], moments: pd.DatetimeIndex) -> dict[tuple[int, int], float]:
+    """The mean of the four cells ``(T, 4)`` by month, where at least half of the weight is known."""
     known = ~np.isnan(values)
     weight = (known * weights).sum(axis=1)
     total = (np.where(known, values, 0.0) * weights).sum(axis=1)

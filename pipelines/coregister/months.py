@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,11 @@ from pipelines.coregister.climate import (
     MIN_DAYS,
     MONTHLY,
     PRECIPITATION,
+    RAIN,
     SAMPLED,
     series_of,
-    to_si,
 )
+from pipelines.coregister.units import step_of, to_si
 from pipelines.grid import Period
 from pipelines.sources.era5 import SOURCE
 
@@ -47,6 +48,7 @@ def aggregate(
     period: Period,
     *,
     options: dict[str, Any] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> int:
     """Write the months of a region that are not written yet.
 
@@ -56,6 +58,7 @@ def aggregate(
         bounds: west, south, east, north in degrees; a cell on each side is kept too.
         period: months of which any day lies in it.
         options: for opening ``store`` with xarray, ``storage_options`` among them.
+        units: of variables whose store names none, or one that is not known here.
 
     Returns:
         How many months were written.
@@ -71,7 +74,7 @@ def aggregate(
     for index, month in enumerate(months):
         if _is_written(out, index):
             continue
-        values = _month(region.sel(time=slice(month.start_time, month.end_time)), month)
+        values = _month(region.sel(time=slice(month.start_time, month.end_time)), month, units)
         if values is None:
             logger.warning("%s holds less than %d %% of %s", store, 100 * MIN_DAYS, month)
             continue
@@ -131,35 +134,34 @@ def _is_written(out: str, index: int) -> bool:
     return any(bool(np.isfinite(month[name].to_numpy()).any()) for name in month.data_vars)
 
 
-def _month(part: xr.Dataset, month: pd.Period) -> dict[str, NDArray[np.float64]] | None:
+def _month(
+    part: xr.Dataset, month: pd.Period, units: Mapping[str, str] | None
+) -> dict[str, NDArray[np.float64]] | None:
     """The variables of every cell, a day of maps in memory at a time; None where the month is not there."""
     sums: dict[str, _Sums] = {}
-    steps = len(part["time"])
+    steps, step_s = len(part["time"]), step_of(part["time"])
     often = steps > 1.5 * max(1, len(np.unique(part["time"].to_numpy().astype("datetime64[D]"))))
     for day in _days(part):
         for name, array in day.data_vars.items():
-            factor, shift = to_si(array, None)
             quantity, ending = _meaning(str(name))
+            factor, shift = to_si(array, quantity, units, step_s)
             values = array.to_numpy().astype(np.float64) * factor + shift
-            sums.setdefault(f"{quantity}|{ending}", _Sums(values.shape[1:])).add(values, daily=quantity == _RAIN)
+            sums.setdefault(f"{quantity}|{ending}", _Sums(values.shape[1:])).add(values, daily=quantity == RAIN)
     out: dict[str, NDArray[np.float64]] = {}
     for key, total in sums.items():
         quantity, ending = key.split("|")
         found = {"sum": total.sum, "mean": total.mean(), "min": total.least, "max": total.greatest}
-        kinds = ("sum", "min", "max") if quantity == _RAIN else ("mean", "min", "max") if often else ("mean",)
+        kinds = ("sum", "min", "max") if quantity == RAIN else ("mean", "min", "max") if often else ("mean",)
         for kind in (ending,) if ending else kinds:
             enough = total.days >= MIN_DAYS * month.days_in_month
             out[f"{quantity}_{kind}"] = np.where(enough, found[kind], np.nan)
     return out if any(np.isfinite(values).any() for values in out.values()) else None
 
 
-_RAIN = "total_precipitation"
-
-
 def _meaning(name: str) -> tuple[str, str]:
     """Quantity and, for a daily mean, least or greatest value, which."""
     if name in PRECIPITATION:
-        return _RAIN, ""
+        return RAIN, ""
     for quantity, names in SAMPLED.items():
         for known in names:
             if name == known:
@@ -203,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", required=True)
     parser.add_argument("--storage-options", default="{}", help="JSON, for what opens the store's address")
+    parser.add_argument("--units", default="{}", help="JSON, by variable, where the store names none that is known")
     parser.add_argument("--bbox", type=float, nargs=4, required=True, metavar=("WEST", "SOUTH", "EAST", "NORTH"))
     parser.add_argument("--start", required=True)
     parser.add_argument("--end", required=True)
@@ -211,9 +214,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     storage = json.loads(given.storage_options)
     options = {"storage_options": storage} if storage else {}
     period = Period.from_iso(given.start, given.end)
-    print(
-        f"{aggregate(given.store, given.out, tuple(given.bbox), period, options=options)} months written to {given.out}"
+    written = aggregate(
+        given.store, given.out, tuple(given.bbox), period, options=options, units=json.loads(given.units)
     )
+    print(f"{written} months written to {given.out}")
 
 
 if __name__ == "__main__":

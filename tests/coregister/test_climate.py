@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,9 @@ ERA5 = source("era5")
 YEAR = Period.calendar_year(2020)
 
 
-def scene(href: str, **extra) -> Scene:
+def scene(href: str, catalog: str = "test", **extra) -> Scene:
     store = Asset(href, "zarr", extra={"open_kwargs": {"consolidated": True}, **extra})
-    return Scene("era5", "store", "test", "era5-land", 0, (0, 1), box(-180, -90, 180, 90), {"store": store})
+    return Scene("era5", "store", catalog, "era5-land", 0, (0, 1), box(-180, -90, 180, 90), {"store": store})
 
 
 def hourly(days: int = 60, west: float = 2.7) -> xr.Dataset:
@@ -99,6 +100,31 @@ def test_the_twelve_monthly_variables_against_a_plain_aggregation(tmp_path):
     assert set(values) == set(expected)
     for name, months in expected.items():
         np.testing.assert_allclose(values[name], months.to_numpy(), rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("axes", [("time", "time"), ("time0", "time1")])
+def test_one_store_a_variable_as_in_era5_pds(tmp_path, axes):
+    data = hourly()
+    data["d2m"] = data["t2m"] - 5
+    told, _ = read_climate([scene(write(data, tmp_path / "a.zarr"))], window(), YEAR, ERA5)
+    names = {
+        "t2m": "air_temperature_at_2_metres",
+        "d2m": "dew_point_temperature_at_2_metres",
+        "sp": "surface_air_pressure",
+        "tp": "precipitation_amount_1hour_Accumulation",
+    }
+    kept = {}
+    for short, name in names.items():
+        axis = axes[short == "tp"]
+        store = data[[short]].rename({short: name, "latitude": "lat", "longitude": "lon"})
+        store = store.rename({"time": axis}) if axis != "time" else store
+        kept[name] = scene(write(store, tmp_path / f"{name}.zarr")).assets["store"]
+    one = scene("")
+    one.assets.clear()
+    one.assets.update(kept)
+    frames, failures = read_climate([one], window(), YEAR, ERA5)
+    assert failures == [] and not np.isnan(frames.values).any()
+    np.testing.assert_array_equal(frames.values, told.values)
 
 
 def test_longitudes_from_0_to_360(tmp_path):
@@ -233,6 +259,62 @@ def test_a_store_outlives_the_tokens_that_open_it_and_is_not_read_again(tmp_path
     assert failures == [] and sign.invalidated >= 2
     np.testing.assert_array_equal(near.values, frames.values)
     np.testing.assert_array_equal(near.values, again.values)
+
+
+class QueryToken:
+    """A token behind every address, as Azure's; the first is refused from some request on."""
+
+    tokens = ("st=2024-01-01T00%3A00%3A00Z&sig=a%2Bb%2Fc%3D", "st=2024-01-01T01%3A00%3A00Z&sig=d%2Be%2Ff%3D")
+
+    def __init__(self) -> None:
+        self.asked, self.current = [], 0
+
+    def __call__(self, href: str) -> str:
+        assert "sig=" not in href
+        self.asked.append(href)
+        return f"{href}{'&' if '?' in href else '?'}{self.tokens[self.current]}"
+
+    def invalidate(self, href: str) -> None:
+        assert "sig=" not in href
+        self.current = 1
+
+    def is_good(self, address: str, good: int) -> bool:
+        said = parse_qs(urlsplit(address).query)
+        return said["sig"] == [("a+b/c=", "d+e/f=")[good]] and said["st"] == [f"2024-01-01T0{good}:00:00Z"]
+
+
+@pytest.mark.parametrize("query", ["", "?account=x"])
+def test_a_token_in_the_query_comes_behind_the_key(tmp_path, query: str):
+    local = write(hourly(), tmp_path / "a.zarr")
+    near, _ = read_climate([scene(local)], window(), YEAR, ERA5)
+    sign = QueryToken()
+    with serve(tmp_path, lambda path, seen: None if sign.is_good(path, sign.current) else 403) as server:
+        there = scene(f"{server.url}/a.zarr{query}")
+        frames, failures = read_climate([there], window(), YEAR, ERA5, sign)
+        requests = [request.removeprefix("GET ") for request in server.requests]
+    assert failures == []
+    np.testing.assert_array_equal(near.values, frames.values)
+    keys = [urlsplit(request).path for request in requests]
+    assert "/a.zarr/.zmetadata" in keys and {f"/a.zarr/t2m/{k}.1.1" for k in range(6)} <= set(keys)
+    assert all(key.startswith("/a.zarr/") for key in keys)
+    assert all(parse_qs(urlsplit(request).query).get("account") == (["x"] if query else None) for request in requests)
+    # What is signed is the address of the key.
+    assert {urlsplit(href).path for href in sign.asked} == set(keys)
+
+
+def test_a_refused_token_in_the_query_is_renewed(tmp_path):
+    local = write(hourly(), tmp_path / "a.zarr")
+    near, _ = read_climate([scene(local)], window(), YEAR, ERA5)
+    sign = QueryToken()
+
+    def spoil(path: str, seen: int) -> int | None:
+        # The metadata is the first token's; chunks want the second.
+        return None if sign.is_good(path, int("/.z" not in path)) else 403
+
+    with serve(tmp_path, spoil) as server:
+        frames, failures = read_climate([scene(f"{server.url}/a.zarr")], window(), YEAR, ERA5, sign)
+    assert failures == [] and sign.current == 1
+    np.testing.assert_array_equal(near.values, frames.values)
 
 
 def test_a_point_off_the_grid_is_refused(tmp_path):

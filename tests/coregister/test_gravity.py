@@ -72,6 +72,17 @@ def test_only_ranges_of_a_remote_file_are_read_and_a_block_carries_it(files):
         assert server.requests
 
 
+@pytest.mark.parametrize("name", ["a.zarr", "a.nc"])
+def test_a_token_in_the_query_opens_stores_and_files(files, name):
+    near, _ = read_gravity([scene(files / name)], window(), YEAR, GRACE)
+    with serve(files, lambda path, seen: None if path.endswith("?sig=1") else 403) as server:
+        href = f"{server.url}/{name}"
+        far, failures = read_gravity([scene(href)], window(), YEAR, GRACE, lambda address: f"{address}?sig=1")
+        assert all(request.count("?") == 1 for request in server.requests)
+    assert not failures
+    np.testing.assert_array_equal(near.values, far.values)
+
+
 def test_a_missing_month_is_missing_and_a_wrong_file_is_told(files, tmp_path):
     with h5py.File(tmp_path / "b.nc", "w") as file:
         file["x"] = np.zeros(3)
