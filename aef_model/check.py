@@ -31,9 +31,11 @@ def check_frames(cfg: ModelConfig, frames: FrameSequence) -> tuple[int, int, int
         _expect(name in inputs, f"source {name!r} is no input of this model; its inputs are {', '.join(inputs)}")
         _expect(name in frames.time_ms and name in frames.present, f"{name}: time_ms and present must be given as well")
         bands = inputs[name].bands
+        _expect(isinstance(pixels, Tensor), f"{name}: pixels must be a tensor, not {type(pixels).__name__}")
         _expect(pixels.ndim == 5, f"{name}: pixels must be (B, N, C, H, W), not {_shape(pixels)}")
-        _expect(pixels.is_floating_point(), f"{name}: pixels must be normalised floats, not {pixels.dtype}")
+        _expect(pixels.dtype == torch.float32, f"{name}: pixels must be normalised float32, not {pixels.dtype}")
         batch, count, channels, rows, cols = pixels.shape
+        _expect(batch > 0, f"{name}: no patch is given")
         _expect(
             channels == len(bands), f"{name}: {channels} bands given, the model has {len(bands)}: {', '.join(bands)}"
         )
@@ -53,6 +55,7 @@ def check_frames(cfg: ModelConfig, frames: FrameSequence) -> tuple[int, int, int
         _expect(
             set(given) == set(frames.pixels), f"{what} is of {sorted(given)}, pixels are of {sorted(frames.pixels)}"
         )
+    _expect(any(x.shape[1] for x in frames.pixels.values()), "no source has any frame; a patch needs one slot at least")
     assert size is not None
     return size
 
@@ -102,6 +105,9 @@ def check_target(cfg: ModelConfig, name: str, target: Target, size: tuple[int, i
         wanted = "x".join(map(str, expected))
         _expect(tuple(x.shape) == expected, f"{name}: target {what} must be {wanted}, not {_shape(x)}")
     _expect(target.weight.is_floating_point(), f"{name}: target weight must be float, not {target.weight.dtype}")
+    if _visible(target.weight):
+        sound = torch.isfinite(target.weight) & (target.weight >= 0)
+        _expect(bool(sound.all()), f"{name}: target weights must be finite and not negative")
     _expect(
         target.time_ms.shape == (batch,) and target.time_ms.dtype == torch.int64,
         f"{name}: target time_ms must be {batch} int64, not {_shape(target.time_ms)} {target.time_ms.dtype}",

@@ -5,6 +5,7 @@ Facts marked "paper" are SPEC sections 1-4; everything else is a decision, said 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
@@ -119,6 +120,23 @@ PAPER_SOURCES: tuple[SourceConfig, ...] = (
 )
 
 
+_CHOICES = {
+    "norm": ("pixel", "group"),
+    "exchange_up": ("smoothed", "transposed", "bilinear"),
+    "upsampling": ("blurred_shuffle", "shuffle", "bilinear"),
+    "code_norm": ("none", "batch"),
+    "attention": ("auto", "matmul", "fused"),
+}
+_AT_LEAST_ONE = (
+    "precision_dim", "time_dim", "space_dim", "blocks", "time_heads", "space_heads", "pool_heads", "pool_dim",
+    "decoder_hidden", "embedding_dim", "text_hidden", "consistency_every", "uniformity_stride",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "mlp_ratio", "conv_expansion", "reconstruction_weight", "uniformity_weight", "consistency_weight", "text_weight",
+    "teacher_drop", "text_dim",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that determines the model's parameters and its loss.
@@ -190,14 +208,23 @@ class ModelConfig:
                 raise ValueError(f"source {name!r} is listed twice")
         if not any(source.is_input for source in self.sources):
             raise ValueError(f"no source is an input; sources: {', '.join(names) or 'none'}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        for name in _AT_LEAST_ONE:
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {getattr(self, name)!r}")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number of at least 0, not {getattr(self, name)!r}")
+        if not 0 <= self.whole_period <= 1:
+            raise ValueError(f"whole_period is a probability, from 0 to 1, not {self.whole_period!r}")
         for heads, dim, what in (
             (self.time_heads, self.time_dim, "time"),
             (self.space_heads, self.space_dim, "space"),
         ):
             if dim % heads or (what == "space" and (dim // heads) % 4):
                 raise ValueError(f"{what}_dim {dim} does not divide into {heads} heads (space: of a multiple of 4)")
-        if self.blocks < 1 or self.consistency_every < 1 or self.uniformity_stride < 1:
-            raise ValueError("blocks, consistency_every and uniformity_stride must be at least 1")
         if self.norm == "group" and self.precision_dim % 8:
             raise ValueError(f"norm 'group' needs precision_dim divisible by 8, not {self.precision_dim}")
 

@@ -84,14 +84,10 @@ def cell_means(x: Tensor, weight: Tensor, cell_px: int, phase: Tensor) -> tuple[
     weight = weight.expand(x.shape)
     total, known = torch.where(weight > 0, x * weight, 0.0), weight
     for axis, start in ((-2, phase[0]), (-1, phase[1])):
-        size = x.shape[axis]
-        cells = (size + cell_px - 1 + cell_px - 1) // cell_px
-        index = torch.arange(cells * cell_px, device=x.device) - start
-        inside = (index >= 0) & (index < size)
-        index = index.clamp(0, size - 1)
+        index, inside = _cell_index(x.shape[axis], cell_px, start)
         total, known = (
             (y.index_select(axis, index).movedim(axis, -1) * inside)
-            .unflatten(-1, (cells, cell_px))
+            .unflatten(-1, (-1, cell_px))
             .sum(-1)
             .movedim(-1, axis)
             for y in (total, known)
@@ -123,9 +119,35 @@ def class_error(logits: Tensor, classes: Tensor, weight: Tensor, cell_px: int, p
     kinds = torch.arange(logits.shape[1], device=classes.device)[:, None, None]
     shares = (classes.clamp_min(0)[:, None] == kinds).to(logits.dtype)  # one-hot; torch's would look at the values
     target, area = cell_means(shares, known[:, None], cell_px, phase)
-    predicted, _ = cell_means(logits.softmax(dim=1), known[:, None], cell_px, phase)
-    each = -(target * predicted.clamp_min(1e-6).log()).sum(dim=1)
+    each = -(target * _log_cell_means(logits.log_softmax(dim=1), known[:, None], cell_px, phase)).sum(dim=1)
     return (each * area[:, 0]).sum() / area[:, 0].sum().clamp_min(1e-6)
+
+
+def _log_cell_means(logs: Tensor, weight: Tensor, cell_px: int, phase: Tensor) -> Tensor:
+    """Logarithm of the means that :func:`cell_means` gives of ``exp(logs)``.
+
+    Never leaves the logarithm: a share that is next to nothing where it should be all keeps its gradient.
+    """
+    nothing = -1e4  # not infinite: the gradient of a cell without any pixel must be a number
+    total = torch.where(weight > 0, logs + weight.clamp_min(1e-30).log(), nothing)
+    amount = torch.where(weight > 0, weight.clamp_min(1e-30).log(), nothing)
+    for axis, start in ((-2, phase[0]), (-1, phase[1])):
+        total, amount = (
+            torch.where(inside, y.index_select(axis, index).movedim(axis, -1), nothing)
+            .unflatten(-1, (-1, cell_px))
+            .logsumexp(-1)
+            .movedim(-1, axis)
+            for y in (total, amount)
+            for index, inside in (_cell_index(y.shape[axis], cell_px, start),)
+        )
+    return total - amount
+
+
+def _cell_index(size: int, cell_px: int, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pixel of an axis each place of its cells is, and whether there is one."""
+    cells = (size + cell_px - 1 + cell_px - 1) // cell_px
+    index = torch.arange(cells * cell_px, device=start.device) - start
+    return index.clamp(0, size - 1), (index >= 0) & (index < size)
 
 
 def uniformity(code: Tensor, site: Tensor, generator: torch.Generator | None = None) -> Tensor:

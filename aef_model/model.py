@@ -18,7 +18,7 @@ from aef_model.bottleneck import check_kappa, sample_von_mises_fisher, to_unit
 from aef_model.check import check_batch, check_frames, check_period
 from aef_model.config import ModelConfig, SourceConfig
 from aef_model.decoders import Decoder, TextHead
-from aef_model.distributed import world
+from aef_model.distributed import gather, world
 from aef_model.exchange import Spread
 from aef_model.init import keep_variance
 from aef_model.parts import parts
@@ -175,6 +175,14 @@ class AlphaEarth(nn.Module):
         """
         batch, _, _ = check_frames(self.cfg, frames)
         check_period("period_ms", period_ms, batch)
+        if max_patches is not None and max_patches < 1:
+            raise ValueError(f"max_patches must be at least 1, not {max_patches}")
+        if self.training:  # the code norm would take the batch's statistics, and learn from them
+            self.eval()
+            try:
+                return self.embed(frames, period_ms, max_patches)
+            finally:
+                self.train()
         step = max_patches or batch
         parts = []
         for start in range(0, batch, step):
@@ -205,8 +213,8 @@ class AlphaEarth(nn.Module):
         cfg = self.cfg
         if step is None:
             step = self._steps
-        if self.training:
-            self._steps += 1
+            if self.training:
+                self._steps += 1
         with_student = cfg.consistency_weight > 0 and (not self.training or step % cfg.consistency_every == 0)
 
         frames = batch.frames
@@ -245,9 +253,10 @@ class AlphaEarth(nn.Module):
             if cfg.uniformity_weight > 0 and code:
                 site = batch.site if batch.site is not None else _own_sites(size, means.device)
                 # One period, drawn anew: processes may differ in how many they pool, and must gather equal shapes.
-                stride = cfg.uniformity_stride
-                one = torch.randint(len(code), (1,), device=means.device, generator=generator)
-                spread = torch.stack([u[:, ::stride, ::stride] for u in code.values()]).index_select(0, one)[0]
+                draw = torch.randint(2**31, (1,), device=means.device, generator=generator)
+                one = gather(draw)[:1] % len(code)
+                spread = self._lattice(torch.stack(list(code.values())), cfg.uniformity_stride, generator)
+                spread = spread.index_select(0, one)[0]
                 terms["uniformity"] = losses.uniformity(spread, site, generator)
                 total = total + cfg.uniformity_weight * terms["uniformity"]
             if student is not None:
@@ -259,7 +268,8 @@ class AlphaEarth(nn.Module):
                 text = _no_texts(names[0], size, cfg.text_dim, means.device)
             if text is not None and self.text_head is not None:
                 place = mean[text.period][torch.arange(size, device=means.device), text.row, text.col]
-                there = self.text_head(text.vector, batch.periods_ms[text.period])
+                vector = torch.where(text.present[:, None], text.vector, 0.0)  # where there is none may be anything
+                there = self.text_head(vector, batch.periods_ms[text.period])
                 terms["text"] = losses.contrast(place, there, text.present, self.text_head.temperature())
                 total = total + cfg.text_weight * terms["text"]
         return Output(terms, total + self._touch_unused(batch))
@@ -270,15 +280,23 @@ class AlphaEarth(nn.Module):
         for name, target in batch.targets.items():
             u = code[target.period]
             if not self.cfg.source(name).extent:
-                phase = torch.randint(LATTICE_PX, (2,), device=u.device, generator=generator)
-                for axis in (1, 2):
-                    index = torch.arange(0, u.shape[axis], LATTICE_PX, device=u.device) + phase[axis - 1]
-                    u = u.index_select(axis, index)
+                u = self._lattice(u, LATTICE_PX, generator)
             decoder = self.decoders[name]
             period = batch.periods_ms[target.period]
             decoded = self._run(decoder, u, target.time_ms, period, target.geometry)
             predictions[name] = decoded.permute(0, 3, 1, 2)
         return predictions
+
+    @staticmethod
+    def _lattice(code: Tensor, step_px: int, generator: torch.Generator | None) -> Tensor:
+        """Every n-th pixel on each axis of ``(..., H, W, D)``, from a random one on."""
+        if step_px == 1:
+            return code
+        phase = torch.randint(step_px, (2,), device=code.device, generator=generator)
+        for axis, start in ((-3, phase[0]), (-2, phase[1])):
+            places = torch.arange(0, code.shape[axis] - step_px + 1, step_px, device=code.device)
+            code = code.index_select(axis, places + start)
+        return code
 
     def _reconstruction(
         self, batch: Batch, predictions: dict[str, Tensor], generator: torch.Generator | None
@@ -289,7 +307,8 @@ class AlphaEarth(nn.Module):
         for name, prediction in predictions.items():
             source, target = self.cfg.source(name), batch.targets[name]
             error = source_error(source, prediction, target.values, target.weight.float(), generator)
-            weight = source.loss_weight * (target.weight > 0).any()
+            known = target.values >= 0 if source.classes is not None else torch.isfinite(target.values)
+            weight = source.loss_weight * (known & (target.weight > 0)).any()
             total, amount = total + weight * error, amount + weight
             terms[f"reconstruction/{name}"] = error
         return {"reconstruction": total / amount.clamp_min(1e-6), **terms}

@@ -25,9 +25,14 @@ def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | 
 
 def _with_present(frames: FrameSequence, present: Mapping[str, Tensor]) -> FrameSequence:
     """The sequence with new masks, the old ones where nothing would be left of a sequence."""
-    left = torch.stack([mask.any(dim=1) for mask in present.values()]).any(dim=0)[:, None]
+    left = _any_frame(present)[:, None]
     kept = {name: torch.where(left, mask, frames.present[name]) for name, mask in present.items()}
     return FrameSequence(pixels=frames.pixels, time_ms=frames.time_ms, present=kept)
+
+
+def _any_frame(present: Mapping[str, Tensor]) -> Tensor:
+    """``(B,)``: whether a sequence has a frame of any source."""
+    return torch.stack([mask.any(dim=1) for mask in present.values()]).any(dim=0)
 
 
 def drop_frames(
@@ -66,7 +71,8 @@ def student_view(
     """The student's frames and the period that both sides are asked about.
 
     First whole sources go, then one of three with equal chance: single frames go and the period is a random window of
-    the support; the last half of the support goes and the period lies in it; or the first half.
+    the support; the last half of the support goes and the period lies in it; or the first half. A sequence without a
+    frame in the half that would be left loses single frames instead.
 
     Args:
         frames: all frames.
@@ -84,16 +90,21 @@ def student_view(
     middle = start + (end - start) // 2
     if strategy is None:
         strategy = torch.randint(3, start.shape, device=start.device, generator=generator)
-    forecast, backcast = strategy == FORECAST, strategy == BACKCAST
-    present = {}
+    early = {name: mask & (frames.time_ms[name] < middle[:, None]) for name, mask in frames.present.items()}
+    late = {name: mask & ~early[name] for name, mask in frames.present.items()}
+    # What has no frame in the half that would be left cannot be asked about the other.
+    forecast = (strategy == FORECAST) & _any_frame(early)
+    backcast = (strategy == BACKCAST) & _any_frame(late)
+    allowed, present = {}, {}
     for name, mask in frames.present.items():
         keep_source = _uniform((mask.shape[0], 1), mask, generator) >= drop_source.get(name, 0.0)
         keep_frame = _uniform(tuple(mask.shape), mask, generator) >= drop_frame.get(name, 0.0)
-        early = frames.time_ms[name] < middle[:, None]
-        by_strategy = torch.where(forecast[:, None], early, torch.where(backcast[:, None], ~early, keep_frame))
-        present[name] = mask & keep_source & by_strategy
+        keep_frame = keep_frame | forecast[:, None] | backcast[:, None]
+        half = torch.where(forecast[:, None], early[name], torch.where(backcast[:, None], late[name], mask))
+        allowed[name], present[name] = half, half & keep_source & keep_frame
     low = torch.where(forecast, middle, start)
     high = torch.where(backcast, middle, end)
     period = random_period(low, high, generator)
-    whole = (strategy == DROP_FRAMES) & (_uniform((start.shape[0],), start, generator) < whole_period)
-    return _with_present(frames, present), torch.where(whole[:, None], support_ms, period)
+    whole = ~forecast & ~backcast & (_uniform((start.shape[0],), start, generator) < whole_period)
+    left = FrameSequence(pixels=frames.pixels, time_ms=frames.time_ms, present=allowed)
+    return _with_present(left, present), torch.where(whole[:, None], support_ms, period)

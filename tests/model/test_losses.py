@@ -143,6 +143,18 @@ def test_cross_entropy_of_cells_compares_shares():
     assert losses.class_error(sure, classes, torch.ones(1, 2, 2), 2, start) > even
 
 
+@pytest.mark.parametrize("gap", [5.0, 14.0, 40.0])
+def test_shares_of_cells_that_are_surely_wrong_keep_their_gradient(gap):
+    logits = torch.zeros(1, 3, 6, 6)
+    logits[:, 1] = gap
+    logits.requires_grad_()
+    classes, weight = torch.zeros(1, 6, 6, dtype=torch.int64), torch.ones(1, 6, 6)
+    error = losses.class_error(logits, classes, weight, 3, torch.tensor([1, 2]))
+    torch.testing.assert_close(error, torch.nn.functional.cross_entropy(logits, classes))
+    error.backward()
+    assert logits.grad[:, 0].sum() == pytest.approx(-1, abs=0.02)
+
+
 def test_nothing_known_is_zero_with_a_finite_gradient():
     for source in (
         SourceConfig("a", ("x",), shift_px=2),

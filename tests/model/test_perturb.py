@@ -63,11 +63,31 @@ def test_strategies_are_equally_likely(frames):
     assert abs(no_late.float().mean() - 1 / 3) < 0.08 and abs(no_early.float().mean() - 1 / 3) < 0.08
 
 
-def test_a_sequence_that_would_lose_everything_keeps_it_all(frames):
+def test_a_sequence_without_a_frame_in_the_half_that_is_left_loses_single_frames_instead(frames):
     early = {name: torch.full_like(t, YEAR_2021[0] + DAY) for name, t in frames.time_ms.items()}
     only_early = type(frames)(frames.pixels, early, frames.present)
-    student, _ = view(only_early, BACKCAST)
-    assert all(mask.all() for mask in student.present.values())
+    student, period = view(only_early, BACKCAST)
+    assert abs(student.present["sentinel2"].float().mean() - 0.5) < 0.03
+    assert torch.stack([mask.any(1) for mask in student.present.values()]).any(0).all()
+    assert (period[:, 1] > MIDDLE).any()
+
+
+@pytest.mark.parametrize(("strategy", "dropped_late"), [(FORECAST, True), (BACKCAST, False)])
+def test_short_sequences_never_see_the_half_that_they_are_asked_about(strategy, dropped_late):
+    """One frame a source: sources go often, and then their frames of the other half are what comes back."""
+    counts = dict.fromkeys(SOURCES, 2)
+    cfg = ModelConfig.named("tiny", inputs={name: ("a",) for name in counts})
+    few = make_frames(cfg, BATCH, (1, 1), counts=counts)
+    middle, half = torch.full((BATCH, 1), MIDDLE), 50 * DAY
+    times = {name: torch.cat([middle - half, middle + half], dim=1) for name in counts}
+    everything_goes = dict.fromkeys(SOURCES, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    split = type(few)(few.pixels, times, {name: torch.ones(BATCH, 2, dtype=torch.bool) for name in counts})
+    student, _ = student_view(
+        split, year(BATCH), everything_goes, FRAMES, generator, strategy=torch.full((BATCH,), strategy)
+    )
+    for mask in student.present.values():
+        assert mask[:, 0 if dropped_late else 1].all() and not mask[:, 1 if dropped_late else 0].any()
 
 
 def test_absent_frames_stay_absent(frames):

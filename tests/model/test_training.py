@@ -272,6 +272,11 @@ WRONG = {
     "text: a col lies outside the patch of 32x32": lambda b: b.text.col.fill_(32),
     "landcover: class index 16 given, the model has 16": lambda b: b.targets["landcover"].values.fill_(16),
     "gedi: 3 target times": lambda b: cut(vars(b.targets["gedi"]), "time_ms", slice(3)),
+    "elevation: target weights must be finite": lambda b: b.targets["elevation"].weight[0, 0, 0, 0].fill_(float("nan")),
+    "gedi: target weights must be .* not negative": lambda b: b.targets["gedi"].weight.fill_(-1),
+    "sentinel2: pixels must be normalised float32, not torch.float64": (
+        lambda b: turn(b.frames.pixels, "sentinel2", torch.float64)
+    ),
     "elevation: target weight must be float": lambda b: turn(vars(b.targets["elevation"]), "weight", torch.bool),
     "grace: target time_ms must be 4 int64": lambda b: turn(vars(b.targets["grace"]), "time_ms", torch.int32),
     "site must be 4 numbers, not 3": lambda b: cut(vars(b), "site", slice(3)),
@@ -299,6 +304,18 @@ def test_wrong_periods_are_named(tiny):
             call(torch.zeros(4, 2, dtype=torch.int64))
 
 
+def test_nothing_to_embed_is_named(tiny):
+    frames, period = make_batch(tiny.cfg).frames, make_batch(tiny.cfg).support_ms
+    with pytest.raises(ValueError, match="max_patches must be at least 1, not -1"):
+        tiny.embed(frames, period, max_patches=-1)
+    none = [{name: x[:0] for name, x in part.items()} for part in (frames.pixels, frames.time_ms, frames.present)]
+    with pytest.raises(ValueError, match="no patch is given"):
+        tiny.embed(FrameSequence(*none), period[:0])
+    empty = [{name: x[:, :0] for name, x in part.items()} for part in (frames.pixels, frames.time_ms, frames.present)]
+    with pytest.raises(ValueError, match="no source has any frame"):
+        tiny.embed(FrameSequence(*empty), period)
+
+
 @pytest.mark.parametrize("message", WRONG)
 def test_what_does_not_fit_is_named(tiny, message):
     batch = make_batch(tiny.cfg)
@@ -315,6 +332,13 @@ def test_what_does_not_fit_is_named(tiny, message):
         ({"name": "tiny", "targets": ("modis",)}, "'modis' is no target-only source"),
         ({"name": "tiny", "width": 3}, "unknown model setting width"),
         ({"name": "tiny", "space_heads": 5}, "space_dim 96"),
+        ({"name": "tiny", "norm": "groop"}, "norm must be one of pixel, group, not 'groop'"),
+        ({"name": "tiny", "attention": "flash"}, "attention must be one of"),
+        ({"name": "tiny", "time_heads": 0}, "time_heads must be a whole number of at least 1, not 0"),
+        ({"name": "tiny", "consistency_every": 1.5}, "consistency_every must be a whole number"),
+        ({"name": "tiny", "uniformity_weight": -1}, "uniformity_weight must be a number of at least 0"),
+        ({"name": "tiny", "text_weight": float("nan")}, "text_weight must be a number of at least 0"),
+        ({"name": "tiny", "whole_period": 2}, "whole_period is a probability"),
     ],
 )
 def test_wrong_configurations_are_named(arguments, message):
