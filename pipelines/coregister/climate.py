@@ -12,6 +12,7 @@ import calendar
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
@@ -37,6 +38,7 @@ from pipelines.coregister.fetch import (
     signer_of,
 )
 from pipelines.coregister.frames import ReadFailure
+from pipelines.coregister.rain import daily, days_of, difference, is_accumulated
 from pipelines.coregister.units import step_of, to_si
 from pipelines.grid import WGS84, Period, Window, transformer
 from pipelines.patience import wait_s
@@ -49,6 +51,10 @@ MIN_DAYS = 0.9
 # Chunks up to this size (all variables and times, single precision) are kept whole for the neighbouring cells.
 CHUNK_BYTES = 64 * 2**20
 
+# Cells of a chunk whose precipitation is looked at to tell what it is.
+CELLS_ASKED = 64
+# Samples further apart than this are by the day.
+DAILY_S = 0.7 * 86_400
 # More than this for the months of one place is no reading but a download.
 FETCH_BYTES = 4 * 2**30
 # Attribute of a store that holds months already, under the names of the source's bands.
@@ -101,6 +107,7 @@ def read_climate(
                 _monthly,
                 options=options,
                 units=units,
+                accumulated=asset.extra.get("accumulated"),
                 lon=round(lon, 4),
                 lat=round(lat, 4),
                 period=period,
@@ -242,12 +249,14 @@ def _monthly(
     href: str,
     options: str,
     units: tuple[tuple[str, str], ...],
+    accumulated: bool | None,
     lon: float,
     lat: float,
     period: Period,
     sign: Sign | None,
 ) -> dict[tuple[int, int], dict[str, float]]:
-    return _monthly_of_cell(href, options, units, cell_at(series_of(href, options, sign), lon, lat, href), period, sign)
+    cell = cell_at(series_of(href, options, sign), lon, lat, href)
+    return _monthly_of_cell(href, options, units, accumulated, cell, period, sign)
 
 
 @lru_cache(maxsize=1024)
@@ -255,6 +264,7 @@ def _monthly_of_cell(
     href: str,
     options: str,
     units: tuple[tuple[str, str], ...],
+    accumulated: bool | None,
     cell: tuple[tuple[str, int], ...],
     period: Period,
     sign: Sign | None,
@@ -268,27 +278,75 @@ def _monthly_of_cell(
     hours = series.sizes["time"] * len(series.data_vars)
     if share * hours * 4 <= CHUNK_BYTES:
         # A chunk is what a store gives anyway: neighbouring cells find theirs in memory.
-        block = _block(
-            href, options, tuple((axis, part.start, part.stop) for axis, part in chunk.items()), period, sign
-        )
+        stretch = tuple((axis, part.start, part.stop) for axis, part in chunk.items())
+        block = _block(href, options, units, accumulated, stretch, period, sign)
         box = {axis: slice(index - chunk[axis].start, index - chunk[axis].start + 1) for axis, index in cell}
-        return monthly(block.isel(box), dict(units))
-    needed = _months_of(series.isel(box), period)
-    if (fetched := _fetched_bytes(series, needed.sizes["time"])) > FETCH_BYTES:
+        return monthly(block.hours.isel(box), dict(units), None if block.closing is None else block.closing.isel(box))
+    part = series.isel(box)
+    if (fetched := _fetched_bytes(series, _months_of(part, period).sizes["time"])) > FETCH_BYTES:
         raise ValueError(
             f"{href} is stored map by map: one place of one period takes {fetched / 1e9:.0f} GB of it. Aggregate it "
             "once to the months of your region (python -m pipelines.coregister.months) and name that store"
         )
-    return monthly(needed.load(), dict(units))
+    loaded = _load(part, period, dict(units), accumulated)
+    return monthly(loaded.hours, dict(units), loaded.closing)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Cells over the months of a period, in memory.
+
+    Attributes:
+        hours: the samples.
+        closing: where precipitation adds up since midnight, that of the midnight that ends the last month.
+    """
+
+    hours: xr.Dataset
+    closing: xr.Dataset | None
 
 
 @lru_cache(maxsize=4)
 def _block(
-    href: str, options: str, box: tuple[tuple[str, int, int], ...], period: Period, sign: Sign | None
-) -> xr.Dataset:
-    """The cells of one chunk over the months of a period, in memory."""
+    href: str,
+    options: str,
+    units: tuple[tuple[str, str], ...],
+    accumulated: bool | None,
+    box: tuple[tuple[str, int, int], ...],
+    period: Period,
+    sign: Sign | None,
+) -> _Block:
+    """The cells of one chunk."""
     part = series_of(href, options, sign).isel({axis: slice(start, stop) for axis, start, stop in box})
-    return _months_of(part, period).load()
+    return _load(part, period, dict(units), accumulated)
+
+
+def _load(part: xr.Dataset, period: Period, units: Mapping[str, str], accumulated: bool | None) -> _Block:
+    hours = _months_of(part, period).load()
+    if not _adds_up(hours, units, accumulated):
+        return _Block(hours, None)
+    end = pd.Timestamp(period.end_ms - 1, unit="ms").to_period("M").end_time.ceil("D")
+    return _Block(hours, part[[rain_of(part)]].sel(time=slice(end, end)).load())
+
+
+def rain_of(series: xr.Dataset) -> str | None:
+    """The variable of precipitation that counts."""
+    return next((name for name in PRECIPITATION if name in series), None)
+
+
+def _adds_up(hours: xr.Dataset, units: Mapping[str, str], accumulated: bool | None) -> bool:
+    """Whether the precipitation of a chunk is the sum since midnight; samples by the day are not, unless it is set."""
+    name = rain_of(hours)
+    if name is None or not hours.sizes["time"]:
+        return False
+    step_s = step_of(hours["time"])
+    if step_s is None or step_s > DAILY_S:
+        return bool(accumulated)
+    factor, _ = to_si(hours[name], RAIN, units, step_s)
+    values_TN = hours[name].transpose("time", ...).to_numpy().reshape(hours.sizes["time"], -1)
+    some_TN = values_TN[:, :: -(-values_TN.shape[1] // CELLS_ASKED)].astype(np.float64) * factor
+    moments = pd.DatetimeIndex(hours["time"].to_numpy())
+    seen, gap_m = days_of(some_TN, moments), difference(some_TN, moments)
+    return is_accumulated(seen, accumulated, (hours.attrs, hours[name].attrs), gap_m)
 
 
 def _months_of(series: xr.Dataset, period: Period) -> xr.Dataset:
@@ -382,23 +440,30 @@ def cell_at(store: xr.Dataset, lon: float, lat: float, href: str) -> tuple[tuple
 _ENDINGS = ("", "_mean", "_min", "_max")
 
 
-def monthly(cell: xr.Dataset, units: Mapping[str, str] | None = None) -> dict[tuple[int, int], dict[str, float]]:
-    """Monthly variables by (year, month) of one cell's hourly or daily series, in metres, kelvin and pascal."""
+def monthly(
+    cell: xr.Dataset, units: Mapping[str, str] | None = None, closing: xr.Dataset | None = None
+) -> dict[tuple[int, int], dict[str, float]]:
+    """Monthly variables by (year, month) of one cell's series, in metres, kelvin and pascal.
+
+    Args:
+        cell: hourly or daily.
+        units: by variable, what the catalog says.
+        closing: given where precipitation adds up since midnight: that of the midnight that ends the series, if known.
+    """
     series: dict[str, pd.Series] = {}
     for quantity, names in SAMPLED.items():
         for name in names:
             for ending in _ENDINGS:
                 if name + ending in cell:
                     series.setdefault(quantity + ending, _si(cell[name + ending], quantity, units))
-    for name in PRECIPITATION:
-        if name in cell:
-            series.setdefault(RAIN, _si(cell[name], RAIN, units))
+    if (rain := rain_of(cell)) is not None:
+        found = cell[rain] if closing is None else xr.concat([cell[rain], closing[rain]], "time")
+        series[RAIN] = daily(_si(found, RAIN, units), accumulated=closing is not None)
     out: dict[tuple[int, int], dict[str, float]] = {}
     for name, values in series.items():
-        days = values.resample("D")
-        sampled_often = len(values) > 1.5 * max(1, len(days))
+        sampled_often = len(values) > 1.5 * max(1, len(values.resample("D")))
         if name == RAIN:
-            statistics = {f"{name}_{how}": (days.sum(min_count=1), how) for how in ("sum", "min", "max")}
+            statistics = {f"{name}_{how}": (values, how) for how in ("sum", "min", "max")}
         elif name.endswith(("_mean", "_min", "_max")):
             statistics = {name: (values, name.rsplit("_", 1)[1])}
         elif sampled_often:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pipelines.coregister.climate import (
+    DAILY_S,
     LATITUDE,
     LONGITUDE,
     MIN_DAYS,
@@ -31,8 +32,10 @@ from pipelines.coregister.climate import (
     PRECIPITATION,
     RAIN,
     SAMPLED,
+    rain_of,
     series_of,
 )
+from pipelines.coregister.rain import Days, is_accumulated
 from pipelines.coregister.units import step_of, to_si
 from pipelines.grid import Period
 from pipelines.sources.era5 import SOURCE
@@ -49,6 +52,7 @@ def aggregate(
     *,
     options: dict[str, Any] | None = None,
     units: Mapping[str, str] | None = None,
+    accumulated: bool | None = None,
 ) -> int:
     """Write the months of a region that are not written yet.
 
@@ -59,6 +63,7 @@ def aggregate(
         period: months of which any day lies in it.
         options: for opening ``store`` with xarray, ``storage_options`` among them.
         units: of variables whose store names none, or one that is not known here.
+        accumulated: whether hourly precipitation adds up since midnight (ERA5-Land); None: the data say, by the month.
 
     Returns:
         How many months were written.
@@ -74,7 +79,7 @@ def aggregate(
     for index, month in enumerate(months):
         if _is_written(out, index):
             continue
-        values = _month(region.sel(time=slice(month.start_time, month.end_time)), month, units)
+        values = _month(region, month, units, accumulated)
         if values is None:
             logger.warning("%s holds less than %d %% of %s", store, 100 * MIN_DAYS, month)
             continue
@@ -135,18 +140,35 @@ def _is_written(out: str, index: int) -> bool:
 
 
 def _month(
-    part: xr.Dataset, month: pd.Period, units: Mapping[str, str] | None
+    region: xr.Dataset, month: pd.Period, units: Mapping[str, str] | None, accumulated: bool | None
 ) -> dict[str, NDArray[np.float64]] | None:
     """The variables of every cell, a day of maps in memory at a time; None where the month is not there."""
+    part = region.sel(time=slice(month.start_time, month.end_time))
     sums: dict[str, _Sums] = {}
     steps, step_s = len(part["time"]), step_of(part["time"])
     often = steps > 1.5 * max(1, len(np.unique(part["time"].to_numpy().astype("datetime64[D]"))))
+    rain_name = rain_of(part)
+    rain: _Rain | None = None
+
+    def measured(array: xr.DataArray, quantity: str) -> NDArray[np.float64]:
+        factor, shift = to_si(array, quantity, units, step_s)
+        return array.transpose("time", "latitude", "longitude").to_numpy().astype(np.float64) * factor + shift
+
     for day in _days(part):
         for name, array in day.data_vars.items():
             quantity, ending = _meaning(str(name))
-            factor, shift = to_si(array, quantity, units, step_s)
-            values = array.to_numpy().astype(np.float64) * factor + shift
-            sums.setdefault(f"{quantity}|{ending}", _Sums(values.shape[1:])).add(values, daily=quantity == RAIN)
+            values = measured(array, quantity)
+            if quantity != RAIN:
+                sums.setdefault(f"{quantity}|{ending}", _Sums(values.shape[1:])).add(values)
+            elif name == rain_name:
+                rain = rain or _Rain(values.shape[1:])
+                rain.add(values, starts_at_midnight=_starts_at_midnight(day))
+    if rain is not None:
+        end = month.end_time.ceil("D")
+        closing = region[[rain_name]].sel(time=slice(end, end)).load()
+        rain.close(measured(closing[rain_name], RAIN))
+        attributes = (region.attrs, region[rain_name].attrs)
+        sums[f"{RAIN}|"] = rain.result(accumulated, attributes, hourly=step_s is not None and step_s <= DAILY_S)
     out: dict[str, NDArray[np.float64]] = {}
     for key, total in sums.items():
         quantity, ending = key.split("|")
@@ -177,6 +199,11 @@ def _days(part: xr.Dataset) -> Iterator[xr.Dataset]:
         yield part.isel(time=np.flatnonzero(days == day)).load()
 
 
+def _starts_at_midnight(day: xr.Dataset) -> bool:
+    first = pd.Timestamp(day["time"].to_numpy()[0])
+    return bool(first == first.normalize())
+
+
 class _Sums:
     """Running figures of one variable's cells; NaN is not measured."""
 
@@ -184,12 +211,9 @@ class _Sums:
         self.sum, self.count, self.days = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self.least, self.greatest = np.full(shape, np.inf), np.full(shape, -np.inf)
 
-    def add(self, day: NDArray[np.float64], *, daily: bool) -> None:
-        """A day's samples ``(T, y, x)``; ``daily``: their sum is the sample (precipitation)."""
+    def add(self, day: NDArray[np.float64]) -> None:
+        """A day's samples ``(T, y, x)``."""
         known = ~np.isnan(day)
-        if daily:
-            day = np.where(known.any(axis=0), np.where(known, day, 0.0).sum(axis=0), np.nan)[None]
-            known = ~np.isnan(day)
         self.sum += np.where(known, day, 0.0).sum(axis=0)
         self.count += known.sum(axis=0)
         self.days += known.any(axis=0)
@@ -200,12 +224,46 @@ class _Sums:
         return np.divide(self.sum, self.count, out=np.full(self.sum.shape, np.nan), where=self.count > 0)
 
 
+class _Rain:
+    """Running figures of precipitation in both readings: of the hour, and added up since midnight."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.of_hours, self.of_days, self.seen = _Sums(shape), _Sums(shape), Days()
+        self.since: list[NDArray[np.float64]] | None = None  # the maps of the day that goes on, after its midnight
+
+    def add(self, day: NDArray[np.float64], *, starts_at_midnight: bool) -> None:
+        """A day's samples ``(T, y, x)``; the first may be that of the midnight that ends the day before."""
+        known = ~np.isnan(day)
+        self.of_hours.add(np.where(known.any(axis=0), np.where(known, day, 0.0).sum(axis=0), np.nan)[None])
+        self.close(day[: int(starts_at_midnight)])
+        self.since = list(day[int(starts_at_midnight) :])
+
+    def close(self, midnight: NDArray[np.float64]) -> None:
+        """The day ends, with the samples ``(0 or 1, y, x)`` of its midnight; a day before the first is not counted."""
+        if self.since is not None and (maps := [*self.since, *midnight]):
+            day = np.stack(maps)
+            self.seen.add(day.reshape(len(day), -1))
+            self.of_days.add(np.fmax.reduce(day, axis=0)[None])
+        self.since = None
+
+    def result(self, setting: bool | None, attributes: Iterable[Mapping[str, Any]], *, hourly: bool) -> _Sums:
+        """The figures of the reading that holds; samples by the day are sums of their days, unless it is set."""
+        gap_m = float(np.max(self.of_hours.sum - self.of_days.sum, initial=0.0))
+        adds_up = is_accumulated(self.seen, setting, attributes, gap_m) if hourly else bool(setting)
+        return self.of_days if adds_up else self.of_hours
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", required=True)
     parser.add_argument("--storage-options", default="{}", help="JSON, for what opens the store's address")
     parser.add_argument("--units", default="{}", help="JSON, by variable, where the store names none that is known")
+    parser.add_argument(
+        "--accumulated",
+        choices=("true", "false"),
+        help="whether precipitation adds up since midnight, if data do not say",
+    )
     parser.add_argument("--bbox", type=float, nargs=4, required=True, metavar=("WEST", "SOUTH", "EAST", "NORTH"))
     parser.add_argument("--start", required=True)
     parser.add_argument("--end", required=True)
@@ -215,7 +273,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = {"storage_options": storage} if storage else {}
     period = Period.from_iso(given.start, given.end)
     written = aggregate(
-        given.store, given.out, tuple(given.bbox), period, options=options, units=json.loads(given.units)
+        given.store,
+        given.out,
+        tuple(given.bbox),
+        period,
+        options=options,
+        units=json.loads(given.units),
+        accumulated=None if given.accumulated is None else given.accumulated == "true",
     )
     print(f"{written} months written to {given.out}")
 
