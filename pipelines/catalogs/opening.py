@@ -17,7 +17,7 @@ from pipelines.catalogs.static import StaticCatalog
 from pipelines.catalogs.store import StoreCatalog
 from pipelines.grid import Period
 
-_STORE_OPTIONS = frozenset({"open_kwargs", "units", "bbox", "period"})
+_STORE_OPTIONS = frozenset({"open_kwargs", "units", "accumulated", "bbox", "period"})
 _Edge = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Whole = Annotated[int, Field(strict=True, ge=1)]
 # Of every option of every kind: its type, and the type in words.
@@ -28,6 +28,7 @@ _OPTION_TYPES: dict[str, tuple[Any, str]] = {
     "timeout_s": (Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)], "a number of seconds above 0"),
     "query": (dict[str, Any], "a mapping of properties to conditions"),
     "signed": (Annotated[bool, Field(strict=True)], "true or false"),
+    "accumulated": (Annotated[bool, Field(strict=True)], "true or false"),
     "s3_endpoint": (str, "a host name"),
     "signer": (str, "a kind of catalog"),
     "storage_options": (dict[str, Any], "a mapping of keys to values"),

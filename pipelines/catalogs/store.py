@@ -30,6 +30,7 @@ class StoreCatalog:
         *,
         open_kwargs: Mapping[str, Any] | None = None,
         units: Mapping[str, str] | None = None,
+        accumulated: bool | None = None,
         bbox: Sequence[float] = EVERYWHERE,
         period: Sequence[str] = ALWAYS,
     ) -> None:
@@ -40,12 +41,15 @@ class StoreCatalog:
             url: of the store.
             open_kwargs: for xarray, with ``storage_options`` for what opens the address (``{"token": "anon"}``).
             units: of variables whose store does not say.
+            accumulated: whether hourly precipitation adds up since midnight (ERA5-Land as it is served); None: the
+                data tell.
             bbox: what it covers, west, south, east, north.
             period: from when until when.
         """
         self.name, self.url = name, url
         self.signer: Signer = Unsigned()
         self.open_kwargs, self.units = dict(open_kwargs or {}), dict(units or {})
+        self.accumulated = accumulated
         self.bbox = tuple(float(edge) for edge in bbox)
         self.valid_ms = parse_time_ms(str(period[0])), parse_time_ms(str(period[1]))
 
@@ -60,7 +64,10 @@ class StoreCatalog:
         outline = box(*self.bbox)
         if not outline.intersects(area) or (period and not period.intersects(Period(*self.valid_ms))):
             return found
-        asset = Asset(self.url, "store", extra={"open_kwargs": self.open_kwargs, "units": self.units})
+        extra: dict[str, Any] = {"open_kwargs": self.open_kwargs, "units": self.units}
+        if self.accumulated is not None:
+            extra["accumulated"] = self.accumulated
+        asset = Asset(self.url, "store", extra=extra)
         found.scenes.append(
             Scene(
                 source=source.name,

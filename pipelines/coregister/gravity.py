@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines.coregister.climate import LATITUDE, LONGITUDE, month_bounds, open_store
+from pipelines.coregister.climate import LATITUDE, LONGITUDE, month_bounds
 from pipelines.coregister.fetch import Failure, Sign, Signers, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
 from pipelines.coregister.lidar import open_hdf5
+from pipelines.coregister.zarr_store import open_store
 from pipelines.grid import WGS84, Period, Window, transformer
 from pipelines.scenes import Scene
 from pipelines.sequence import RasterFrames

@@ -77,3 +77,16 @@ def test_what_is_no_credential_passes():
 def test_a_static_catalog_on_an_object_store_is_refused_before_it_is_asked():
     with pytest.raises(ValueError, match=r"catalogs\.cat\.url: 's3://b/catalog\.json' is no folder and no web address"):
         open_catalog("cat", "static", "s3://b/catalog.json")
+
+
+@pytest.mark.parametrize("accumulated", [True, False, None])
+def test_what_is_said_of_precipitation_travels_with_the_store(accumulated):
+    options = {} if accumulated is None else {"accumulated": accumulated}
+    catalog = open_catalog("era", "zarr", "https://host/x.zarr", **options)
+    (scene,) = catalog.search(source("era5"), ["any"], EVERYWHERE, None)
+    assert scene.assets["store"].extra.get("accumulated") is accumulated
+
+
+def test_whether_precipitation_adds_up_is_yes_or_no():
+    with pytest.raises(ValueError, match=r"catalogs\.era\.options\.accumulated: must be true or false"):
+        open_catalog("era", "zarr", "https://host/x.zarr", accumulated="since midnight")
