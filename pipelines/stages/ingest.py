@@ -11,7 +11,7 @@ import pickle
 import resource
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Ordered
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
@@ -37,7 +37,9 @@ from pipelines.stages.memory import (
     block_budget,
     decoded_bytes,
     kept_bytes,
+    needed_mb,
     parts_of,
+    peak_mb,
     pixel_bytes,
     sparse,
     window_of,
@@ -56,7 +58,7 @@ from pipelines.stages.session import (
 from pipelines.stages.signing import signers
 from pipelines.stages.sites import count_sequences
 from pipelines.stages.sums import SequenceSums
-from pipelines.stages.survey import Survey
+from pipelines.stages.survey import Look, Survey
 from pipelines.stages.texts import TextVectors, encode_planned_texts
 from pipelines.stages.water import is_open_water
 from pipelines.storage import Storage
@@ -271,7 +273,10 @@ def run(config: Config) -> StageResult:
     """
     plan = Plan.load(config)
     storage = Storage(config.root)
-    groups = groups_of(plan.sites(), config.support_periods, config.ingest.block_px)
+    sites = plan.sites()
+    if too_large := large_site(config, sites, plan.looks()):
+        log.warning("%s", too_large)
+    groups = groups_of(sites, config.support_periods, config.ingest.block_px)
     result = StageResult("ingest", "sequences", planned=sum(len(group.sites) for group in groups))
     progress = Progress("ingest", "sequences")
     outcomes = []
@@ -391,21 +396,47 @@ def _groups_on_storage(storage: Storage, groups: Iterable[SiteGroup]) -> dict[st
     return rows
 
 
+def large_site(config: Config, sites: Iterable[Site], looks: Mapping[str, Look]) -> str | None:
+    """What to do where one site, which is never split, takes more than the memory of a worker; None where none does."""
+    largest = max((site.window for site in sites), key=_px)
+    decoded, memory_mb = _pixel_bytes(config, looks) * _px(largest), config.ingest.memory_mb
+    if (peak := peak_mb(decoded, memory_mb)) <= memory_mb:
+        return None
+    return (
+        f"a site of {largest.width_px} x {largest.height_px} px is {decoded / MB:.0f} MB decoded and never split: a "
+        f"worker may take {peak} MB, more than ingest.memory_mb ({memory_mb}); lower plan.site_px "
+        f"({config.plan.site_px}) or raise ingest.memory_mb to {needed_mb(decoded)}"
+    )
+
+
+def _pixel_bytes(config: Config, looks: Mapping[str, Look]) -> float:
+    return sum(pixel_bytes(config.source(name), look.frames) for name, look in looks.items())
+
+
+def _px(window: Window) -> int:
+    return window.width_px * window.height_px
+
+
 def describe(config: Config, survey: Survey) -> Estimate:
     """Print what ingest would do with a plan."""
     groups = groups_of(survey.sites, config.support_periods, config.ingest.block_px)
-    largest = max(groups, key=lambda group: group.window.width_px * group.window.height_px)
+    largest = max(groups, key=lambda group: _px(group.window))
     planned = count_sequences(survey.sites, config.support_periods)
     done = sum(row["sites"] for row in _groups_on_storage(Storage(config.root), groups).values())
     needs = estimate.ingest(config, survey, (group.window for group in groups)).left(done, planned)
-    pixel = sum(pixel_bytes(config.source(name), look.frames) for name, look in survey.looks.items())
-    block = pixel * largest.window.width_px * largest.window.height_px
-    at_once = min(block, block_budget(config.ingest.memory_mb))
+    memory_mb, workers = config.ingest.memory_mb, config.ingest.workers
+    pixel = _pixel_bytes(config, survey.looks)
+    block = pixel * _px(largest.window)
+    at_once = max(min(block, block_budget(memory_mb)), pixel * max(_px(site.window) for site in survey.sites))
+    peak = max(peak_mb(at_once, memory_mb), memory_mb)
+    bound = f"stays below {peak}" if peak == memory_mb else f"may take {peak} MB, more than the {memory_mb}"
     print(
         f"[ingest] memory: the largest read holds {block / MB:.0f} MB decoded, {at_once / MB:.0f} MB of it at once; a "
-        f"worker stays below {config.ingest.memory_mb} MB (ingest.memory_mb), {config.ingest.workers} of them below "
-        f"{config.ingest.workers * config.ingest.memory_mb / 1024:.1f} GB"
+        f"worker {bound} MB (ingest.memory_mb), {workers} of them {'below' if peak == memory_mb else 'up to'} "
+        f"{workers * peak / 1024:.1f} GB"
     )
+    if too_large := large_site(config, survey.sites, survey.looks):
+        print(f"[ingest] memory: {too_large}")
     print(
         f"[ingest] {planned} sequences{f' ({done} done)' if done else ''} in {len(groups)} reads of at most "
         f"{largest.window.width_px} x {largest.window.height_px} px, {config.ingest.workers} at once, engine "

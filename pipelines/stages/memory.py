@@ -7,6 +7,7 @@ blocks on their seams, so that smaller parts cost no more bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil
 
 import numpy as np
 
@@ -66,6 +67,16 @@ def kept_bytes(memory_mb: int) -> int:
 def block_budget(memory_mb: int) -> float:
     """Decoded bytes that may be held at once under a bound; never less than an eighth of it."""
     return max((memory_mb * MB - kept_bytes(memory_mb) - FIXED_BYTES) / SLACK, memory_mb * MB / 8)
+
+
+def peak_mb(decoded: float, memory_mb: int) -> int:
+    """What a worker takes with so many decoded bytes at once: more than the bound where they exceed the budget."""
+    return ceil((FIXED_BYTES + kept_bytes(memory_mb) + SLACK * decoded) / MB - 1e-6)
+
+
+def needed_mb(decoded: float) -> int:
+    """The least bound that holds with so many decoded bytes at once."""
+    return ceil((FIXED_BYTES + SLACK * decoded) / (1 - KEPT_SHARE) / MB)
 
 
 def sparse(sites: Sequence[Site]) -> bool:

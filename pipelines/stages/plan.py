@@ -29,7 +29,7 @@ from pipelines.stages.plan_identity import CODE, differences, identity_of, plan_
 from pipelines.stages.session import Progress, StageResult, log
 from pipelines.stages.sites import count_sequences, draw_sites, frame_to_sites, sites_to_frame
 from pipelines.stages.strata import TextPoints
-from pipelines.stages.survey import Distinct, Survey, Tally, looks_from_dict, looks_to_dict
+from pipelines.stages.survey import Distinct, Look, Survey, Tally, looks_from_dict, looks_to_dict
 from pipelines.storage import Storage
 
 PLAN = "plan/plan.json"
@@ -349,7 +349,11 @@ class Plan:
 
     def survey(self) -> Survey:
         """The plan in numbers, as :func:`dry_run` gives it."""
-        return Survey(self.sites(), self.tiles(), looks_from_dict(self.storage.read_json(PLAN)["looks"]))
+        return Survey(self.sites(), self.tiles(), self.looks())
+
+    def looks(self) -> dict[str, Look]:
+        """By source, how often and how finely a pixel was seen."""
+        return looks_from_dict(self.storage.read_json(PLAN)["looks"])
 
     def sites(self) -> list[Site]:
         return planned_sites(self.storage)

@@ -2,14 +2,27 @@
 
 from dataclasses import replace
 
+import pytest
 from shapely import box
 
 from pipelines.config import Area, PlanConfig
 from pipelines.grid import Period, Site, Window
 from pipelines.scenes import Asset, Scene
+from pipelines.stages import ingest
 from pipelines.stages.ingest import group_identity, groups_of
-from pipelines.stages.memory import block_budget, decoded_bytes, kept_bytes, parts_of, pixel_bytes, sparse, window_of
+from pipelines.stages.memory import (
+    block_budget,
+    decoded_bytes,
+    kept_bytes,
+    needed_mb,
+    parts_of,
+    peak_mb,
+    pixel_bytes,
+    sparse,
+    window_of,
+)
 from pipelines.stages.sites import draw_sites
+from pipelines.stages.survey import Look, Survey
 from tests.stages.worlds import YEAR, config
 
 AREA = (5.9, 49.9, 6.1, 50.0)
@@ -138,6 +151,61 @@ def test_decoded_bytes_are_values_and_a_weight_of_every_acquisition_that_touches
 def test_the_budget_leaves_room_for_everything_else():
     for memory_mb in (1024, 2048, 16384):
         assert 0 < block_budget(memory_mb) + kept_bytes(memory_mb) < memory_mb * 2**20
+
+
+@pytest.mark.parametrize("memory_mb", [2048, 4096, 16384])
+def test_the_budget_takes_the_whole_bound_and_a_byte_more_needs_a_larger_one(memory_mb):
+    budget = block_budget(memory_mb)
+    assert peak_mb(budget, memory_mb) == memory_mb
+    decoded = 3 * budget
+    assert peak_mb(decoded, memory_mb) > memory_mb
+    assert peak_mb(decoded, needed_mb(decoded)) <= needed_mb(decoded)
+    assert peak_mb(decoded, needed_mb(decoded) - 2) > needed_mb(decoded) - 2
+
+
+@pytest.mark.parametrize(("site_px", "promised"), [(128, True), (512, False)])
+def test_a_dry_run_promises_no_bound_that_one_site_breaks(tmp_path, capsys, site_px, promised):
+    configured = config(tmp_path, ingest={"memory_mb": 2048}, plan={"site_px": site_px})
+    site = Site.at(Window(32631, 500_000, 5_600_000, site_px, site_px), "train")
+    looks = {"sentinel2": Look(500.0, ()), "sentinel1": Look(210.0, ())}
+    pixel = 500 * (2 * 2 + 1) + 210 * (2 * 4 + 1)
+    ingest.describe(configured, Survey([site], [], looks))
+    told = capsys.readouterr().out
+    said = ingest.large_site(configured, [site], looks)
+    if promised:
+        assert said is None and "a worker stays below 2048 MB (ingest.memory_mb), 2 of them below 4.0 GB" in told
+        return
+    decoded_mb = 512 * 512 * pixel / 2**20
+    peak = int(850 + 256 + 2.55 * decoded_mb) + 1
+    needed = int((850 + 2.55 * decoded_mb) / 0.875) + 1
+    assert f"a worker may take {peak} MB, more than the 2048 MB (ingest.memory_mb)" in told and "stays" not in told
+    assert said == (
+        f"a site of 512 x 512 px is {decoded_mb:.0f} MB decoded and never split: a worker may take {peak} MB, more "
+        f"than ingest.memory_mb (2048); lower plan.site_px (512) or raise ingest.memory_mb to {needed}"
+    )
+    assert f"[ingest] memory: {said}\n" in told
+
+
+def test_the_stage_warns_in_one_line_of_a_site_that_takes_more_than_the_memory(tmp_path, caplog, monkeypatch):
+    """Before anything is read."""
+    configured = config(tmp_path, ingest={"memory_mb": 2048}, plan={"site_px": 512})
+    site = Site.at(Window(32631, 500_000, 5_600_000, 512, 512), "train")
+
+    class Planned:
+        sites = staticmethod(lambda: [site])
+        looks = staticmethod(lambda: {"sentinel2": Look(1000.0, ())})
+
+    def stop(*_):
+        raise InterruptedError
+
+    monkeypatch.setattr(ingest.Plan, "load", lambda _: Planned)
+    monkeypatch.setattr(ingest, "ray_session", stop)
+    with pytest.raises(InterruptedError):
+        ingest.run(configured)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.getMessage() == ingest.large_site(
+        configured, [site], Planned.looks()
+    )
 
 
 def test_sites_far_apart_are_read_apart():
