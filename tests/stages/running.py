@@ -70,6 +70,7 @@ class Aef:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_hears_ctrl_c,
         )
         family: list[psutil.Process] = []
         try:
@@ -83,6 +84,11 @@ class Aef:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     member.kill()
             process.wait()
+
+
+def _hears_ctrl_c() -> None:
+    """A shell that starts the tests in its background has them, and all below them, ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen | None = None, timeout: float = 200) -> None:
