@@ -43,7 +43,7 @@ class WindowArea(_Part):
     top_m: int
     width_px: int = Field(gt=0)
     height_px: int = Field(gt=0)
-    test: bool = Field(False, description="keep this window's sites out of training")
+    test: bool = Field(False, description="keep this window's ground out of training")
 
     @model_validator(mode="after")
     def _on_the_grid(self) -> WindowArea:

@@ -10,8 +10,9 @@ from math import ceil, floor
 
 import geopandas as gpd
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from shapely import box
+from shapely import STRtree, box
 from shapely.geometry.base import BaseGeometry
 from shapely.prepared import prep
 
@@ -75,6 +76,7 @@ def draw_sites(
     dry = None if plan.land is None else on_land(windows, plan.land, geometry.bounds)
     tree = cKDTree(_on_sphere(centres))
     gap_deg = plan.gap_m / 111_000
+    shared = _shared_with_test(candidates)
     taken = np.zeros(len(candidates), bool)
     sites: list[Site] = []
     for index, (window, is_test) in enumerate(candidates):
@@ -86,6 +88,9 @@ def draw_sites(
             continue
         if (reason := strata.refusal(index)) is not None:
             refused[reason] += 1
+            continue
+        if shared[index]:
+            refused["shares ground with a site of a test window"] += 1
             continue
         split = "test" if is_test else "train"
         if test_area is not None:
@@ -108,6 +113,26 @@ def draw_sites(
             site = replace(site, periods=choose_periods(periods, counts[index], plan.periods_per_site, lot))
         sites.append(site)
     return sorted(sites), refused
+
+
+def _shared_with_test(candidates: Sequence[tuple[Window, bool]]) -> NDArray[np.bool_]:
+    """Which candidates for training lie over one for testing; of other zones those whose outlines touch."""
+    shared = np.zeros(len(candidates), bool)
+    tests = [window for window, is_test in candidates if is_test]
+    if not tests:
+        return shared
+    tree = STRtree([window.footprint() for window in tests])
+    for index, (window, is_test) in enumerate(candidates):
+        if not is_test:
+            near = [tests[other] for other in tree.query(window.footprint(), predicate="intersects")]
+            shared[index] = any(other.epsg != window.epsg or _overlap(window, other) for other in near)
+    return shared
+
+
+def _overlap(one: Window, other: Window) -> bool:
+    west, south, east, north = one.bounds_m
+    left, bottom, right, top = other.bounds_m
+    return west < right and left < east and south < top and bottom < north
 
 
 def _cut(window: Window, site_px: int) -> list[Window]:

@@ -108,6 +108,54 @@ def test_a_large_window_is_cut_into_whole_sites_that_do_not_overlap():
     ]
 
 
+def at(left_m, top_m, epsg=32631, width_px=128, height_px=128, **more):
+    return {
+        "epsg": epsg,
+        "left_m": left_m,
+        "top_m": top_m,
+        "width_px": width_px,
+        "height_px": height_px,
+        **more,
+    }
+
+
+SHARED = "shares ground with a site of a test window"
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("spacing_m", [0, 1280])
+def test_a_training_site_never_shares_ground_with_a_test_window(seed, spacing_m):
+    """One window over half of another, one inside a large one, one beside one, one that only rounding brings near."""
+    area = Area(
+        windows=(
+            at(500_000, 5_600_000),
+            at(500_640, 5_600_000, test=True),
+            at(520_000, 5_600_000, width_px=512, height_px=512),
+            at(521_300, 5_598_600, width_px=64, height_px=64, test=True),
+            at(501_920, 5_600_000),
+            at(540_000, 5_600_000, width_px=40, height_px=40),
+            at(540_400, 5_600_000, width_px=64, height_px=64, test=True),
+        )
+    )
+    sites, refused = draw_sites(area, PlanConfig(sites=100, spacing_m=spacing_m), area.geometry(), seed)
+    train, test = ([site.window.polygon() for site in sites if site.split == split] for split in ("train", "test"))
+    assert test and train and max(one.intersection(other).area for one in train for other in test) == 0
+    assert refused[SHARED] == 3
+    if not spacing_m:  # 16 squares of the large window, less one; the window beside
+        assert (len(train), len(test)) == (16, 3)
+
+
+def test_a_training_site_of_another_zone_does_not_share_ground_with_a_test_window_either():
+    east = transformer(WGS84, 32631).transform(6.0, 50.0)
+    west = transformer(WGS84, 32632).transform(6.0, 50.0)
+    one, other = ((round(x / 10) * 10 - 640, round(y / 10) * 10 + 640) for x, y in (east, west))
+    near, far = at(*other, epsg=32632), at(other[0] + 5000, other[1], epsg=32632)
+    area = Area(windows=(at(*one, test=True), near, far))
+    sites, refused = draw_sites(area, PlanConfig(spacing_m=0), area.geometry(), 0)
+    assert sorted((site.window.epsg, site.split) for site in sites) == [(32631, "test"), (32632, "train")]
+    assert refused[SHARED] == 1
+
+
 def test_the_site_table_gives_the_sites_back():
     sites, _ = drawn(sites=20, test_area=(6.02, 49.8, 6.2, 50.1))
     frame = sites_to_frame(sites)
