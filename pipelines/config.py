@@ -7,7 +7,6 @@ parsed as YAML. Unknown keys, wrong types and unset variables are errors that na
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -78,13 +77,6 @@ class Area(_Part):
             raise ValueError("bbox must be west < east and south < north (split areas that cross 180 degrees)")
         if self.bbox is not None and (why := misplaced(self.bbox)):
             raise ValueError(f"bbox: {why}")
-        return self
-
-    @model_validator(mode="after")
-    def _test_apart(self) -> Area:
-        for (i, one), (j, other) in product(enumerate(self.windows), repeat=2):
-            if one.test and not other.test and one.window.shares_ground(other.window):
-                raise ValueError(f"windows.{i} (test: true) shares ground with windows.{j}, for training; move one")
         return self
 
     def geometry(self) -> BaseGeometry:

@@ -217,12 +217,6 @@ class Window:
         turns = ((whole.intersection(box(-180 + k, -90, 180 + k, 90)), -k) for k in (-360, 0, 360))
         return MultiPolygon([translate(part, shift) for part, shift in turns if not part.is_empty])
 
-    def shares_ground(self, other: Window) -> bool:
-        """Whether two windows, of any zones, overlap by more than an edge."""
-        if self.epsg == other.epsg:
-            return bool(self.polygon().intersection(other.polygon()).area > 0)
-        return bool(self.footprint().intersection(other.footprint()).area > 0)
-
     def pixel(self, x_m: float, y_m: float) -> tuple[int, int]:
         """Row and column of the pixel that holds a point; may lie outside."""
         return floor((self.top_m - y_m) / self.resolution_m), floor((x_m - self.left_m) / self.resolution_m)

@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 from shapely import box
 
-from pipelines.config import Area
 from pipelines.grid import WGS84, Window, reproject, transformer, unwrap
 
 LAT = -17.0  # Fiji
@@ -38,23 +36,3 @@ def test_elsewhere_an_outline_is_the_plain_reprojection():
 def test_unwrapped_longitudes_are_near_the_meridian_and_unchanged_where_they_were():
     np.testing.assert_array_equal(unwrap(np.array([-179.5, 179.5, 170.0]), 177.0), [180.5, 179.5, 170.0])
     np.testing.assert_array_equal(unwrap(np.array([3.1234567890123]), 3.0), [3.1234567890123])
-
-
-@pytest.mark.parametrize(("east_m", "apart"), [(0, False), (1270, False), (1280, True)])
-def test_test_windows_share_no_ground_with_training_windows(east_m: int, apart: bool):
-    place = {"epsg": 32631, "left_m": 500_000, "top_m": 5_600_000, "width_px": 128, "height_px": 128}
-    windows = [place, {**place, "left_m": 500_000 + east_m, "test": True}]
-    if apart:
-        assert len(Area(windows=windows).windows) == 2
-        return
-    with pytest.raises(ValidationError, match=r"windows\.1 \(test: true\) shares ground with windows\.0"):
-        Area(windows=windows)
-
-
-def test_windows_of_neighbouring_zones_share_the_ground_that_both_cover():
-    x, y = transformer(WGS84, 32631).transform(6.0, 51.0)
-    left = Window(32631, int(x) // 10 * 10 - 640, int(y) // 10 * 10, 128, 128)
-    x, y = transformer(WGS84, 32632).transform(6.0, 51.0)
-    right = Window(32632, int(x) // 10 * 10 - 640, int(y) // 10 * 10, 128, 128)
-    assert left.shares_ground(right)
-    assert not left.shares_ground(Window(32632, right.left_m + 2000, right.top_m, 128, 128))

@@ -15,7 +15,7 @@ from pipelines.grid import Period
 from pipelines.scenes import Scene
 from pipelines.sources.base import Kind, Source
 
-ANY_ZONE = 32631
+ANY_ZONE = 32631  # of which a scene's rank is asked only to see whether it has one
 
 
 def collect(

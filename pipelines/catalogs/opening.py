@@ -65,8 +65,8 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
     if kind not in PROVIDERS:
         raise ValueError(f"catalogs.{name}.kind: {kind!r} is not one of {', '.join(PROVIDERS)}")
     provider = PROVIDERS[kind]
+    _refuse_secrets(name, url, options)  # before anything that would repeat a value
     check_options(name, options)
-    _refuse_secrets(name, url, options)
     if kind == "zarr":
         return _store(name, url, options)
     if kind == "geoparquet":

@@ -11,7 +11,7 @@ import pickle
 import resource
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ordered
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
@@ -37,10 +37,11 @@ from pipelines.stages.memory import (
     block_budget,
     decoded_bytes,
     kept_bytes,
-    needed_mb,
+    large_site,
     parts_of,
     peak_mb,
-    pixel_bytes,
+    pixels,
+    planned_pixel_bytes,
     sparse,
     window_of,
 )
@@ -58,7 +59,7 @@ from pipelines.stages.session import (
 from pipelines.stages.signing import signers
 from pipelines.stages.sites import count_sequences
 from pipelines.stages.sums import SequenceSums
-from pipelines.stages.survey import Look, Survey
+from pipelines.stages.survey import Survey
 from pipelines.stages.texts import TextVectors, encode_planned_texts
 from pipelines.stages.water import is_open_water
 from pipelines.storage import Storage
@@ -396,38 +397,17 @@ def _groups_on_storage(storage: Storage, groups: Iterable[SiteGroup]) -> dict[st
     return rows
 
 
-def large_site(config: Config, sites: Iterable[Site], looks: Mapping[str, Look]) -> str | None:
-    """What to do where one site, which is never split, takes more than the memory of a worker; None where none does."""
-    largest = max((site.window for site in sites), key=_px)
-    decoded, memory_mb = _pixel_bytes(config, looks) * _px(largest), config.ingest.memory_mb
-    if (peak := peak_mb(decoded, memory_mb)) <= memory_mb:
-        return None
-    return (
-        f"a site of {largest.width_px} x {largest.height_px} px is {decoded / MB:.0f} MB decoded and never split: a "
-        f"worker may take {peak} MB, more than ingest.memory_mb ({memory_mb}); lower plan.site_px "
-        f"({config.plan.site_px}) or raise ingest.memory_mb to {needed_mb(decoded)}"
-    )
-
-
-def _pixel_bytes(config: Config, looks: Mapping[str, Look]) -> float:
-    return sum(pixel_bytes(config.source(name), look.frames) for name, look in looks.items())
-
-
-def _px(window: Window) -> int:
-    return window.width_px * window.height_px
-
-
 def describe(config: Config, survey: Survey) -> Estimate:
     """Print what ingest would do with a plan."""
     groups = groups_of(survey.sites, config.support_periods, config.ingest.block_px)
-    largest = max(groups, key=lambda group: _px(group.window))
+    largest = max(groups, key=lambda group: pixels(group.window))
     planned = count_sequences(survey.sites, config.support_periods)
     done = sum(row["sites"] for row in _groups_on_storage(Storage(config.root), groups).values())
     needs = estimate.ingest(config, survey, (group.window for group in groups)).left(done, planned)
     memory_mb, workers = config.ingest.memory_mb, config.ingest.workers
-    pixel = _pixel_bytes(config, survey.looks)
-    block = pixel * _px(largest.window)
-    at_once = max(min(block, block_budget(memory_mb)), pixel * max(_px(site.window) for site in survey.sites))
+    pixel = planned_pixel_bytes(config, survey.looks)
+    block = pixel * pixels(largest.window)
+    at_once = max(min(block, block_budget(memory_mb)), pixel * max(pixels(site.window) for site in survey.sites))
     peak = max(peak_mb(at_once, memory_mb), memory_mb)
     bound = f"stays below {peak}" if peak == memory_mb else f"may take {peak} MB, more than the {memory_mb}"
     print(

@@ -11,10 +11,12 @@ from math import ceil
 
 import numpy as np
 
+from pipelines.config import Config
 from pipelines.grid import RESOLUTION_M, Site, Window
 from pipelines.scenes import Scene
 from pipelines.sources import Source
 from pipelines.sources.base import Kind
+from pipelines.stages.survey import Look
 
 MB = 2**20
 # Interpreter, Ray and libraries 0.6 GiB, what numba, HTTP and fragments between kept blocks hold 0.25 GiB: measured.
@@ -77,6 +79,29 @@ def peak_mb(decoded: float, memory_mb: int) -> int:
 def needed_mb(decoded: float) -> int:
     """The least bound that holds with so many decoded bytes at once."""
     return ceil((FIXED_BYTES + SLACK * decoded) / (1 - KEPT_SHARE) / MB)
+
+
+def large_site(config: Config, sites: Iterable[Site], looks: Mapping[str, Look]) -> str | None:
+    """What to do where one site, which is never split, takes more than the memory of a worker; None where none does."""
+    largest = max((site.window for site in sites), key=pixels)
+    decoded, memory_mb = planned_pixel_bytes(config, looks) * pixels(largest), config.ingest.memory_mb
+    if (peak := peak_mb(decoded, memory_mb)) <= memory_mb:
+        return None
+    return (
+        f"a site of {largest.width_px} x {largest.height_px} px is {decoded / MB:.0f} MB decoded and never split: a "
+        f"worker may take {peak} MB, more than ingest.memory_mb ({memory_mb}); lower plan.site_px "
+        f"({config.plan.site_px}) or raise ingest.memory_mb to {needed_mb(decoded)}"
+    )
+
+
+def planned_pixel_bytes(config: Config, looks: Mapping[str, Look]) -> float:
+    """Decoded bytes of a pixel in all frames that the plan found, of every source."""
+    return sum(pixel_bytes(config.source(name), look.frames) for name, look in looks.items())
+
+
+def pixels(window: Window) -> int:
+    """How many a window has."""
+    return window.width_px * window.height_px
 
 
 def sparse(sites: Sequence[Site]) -> bool:

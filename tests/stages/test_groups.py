@@ -14,6 +14,7 @@ from pipelines.stages.memory import (
     block_budget,
     decoded_bytes,
     kept_bytes,
+    large_site,
     needed_mb,
     parts_of,
     peak_mb,
@@ -171,7 +172,7 @@ def test_a_dry_run_promises_no_bound_that_one_site_breaks(tmp_path, capsys, site
     pixel = 500 * (2 * 2 + 1) + 210 * (2 * 4 + 1)
     ingest.describe(configured, Survey([site], [], looks))
     told = capsys.readouterr().out
-    said = ingest.large_site(configured, [site], looks)
+    said = large_site(configured, [site], looks)
     if promised:
         assert said is None and "a worker stays below 2048 MB (ingest.memory_mb), 2 of them below 4.0 GB" in told
         return
@@ -203,9 +204,7 @@ def test_the_stage_warns_in_one_line_of_a_site_that_takes_more_than_the_memory(t
     with pytest.raises(InterruptedError):
         ingest.run(configured)
     (record,) = caplog.records
-    assert record.levelname == "WARNING" and record.getMessage() == ingest.large_site(
-        configured, [site], Planned.looks()
-    )
+    assert record.levelname == "WARNING" and record.getMessage() == large_site(configured, [site], Planned.looks())
 
 
 def test_sites_far_apart_are_read_apart():
