@@ -6,11 +6,29 @@ nothing to compare is 0 with a zero gradient.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from aef_model.distributed import gather
+
+
+class ErrorSum(NamedTuple):
+    """What makes a mean: processes of one training add theirs up before they divide.
+
+    Attributes:
+        error: sum of errors times their weights, a scalar.
+        weight: sum of the weights.
+    """
+
+    error: Tensor
+    weight: Tensor
+
+    def mean(self) -> Tensor:
+        """Weighted mean; 0 of nothing."""
+        return self.error / self.weight.clamp_min(1e-6)
 
 
 def _weighted_l1(prediction: Tensor, values: Tensor, weight: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -19,14 +37,13 @@ def _weighted_l1(prediction: Tensor, values: Tensor, weight: Tensor, dims: tuple
     return (error * weight).sum(dim=dims), weight.sum(dim=dims)
 
 
-def mean_error(prediction: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean absolute error over everything: sum of weighted errors over the sum of weights."""
-    total, amount = _weighted_l1(prediction, values, weight, tuple(range(values.ndim)))
-    return total / amount.clamp_min(1e-6)
+def absolute_error(prediction: Tensor, values: Tensor, weight: Tensor) -> ErrorSum:
+    """Weighted absolute error over everything."""
+    return ErrorSum(*_weighted_l1(prediction, values, weight, tuple(range(values.ndim))))
 
 
-def shift_invariant_error(prediction: Tensor, values: Tensor, weight: Tensor, shift_px: int) -> Tensor:
-    """Mean absolute error after moving each sequence's target by the planar shift that fits best.
+def shift_invariant_error(prediction: Tensor, values: Tensor, weight: Tensor, shift_px: int) -> ErrorSum:
+    """Absolute error after moving each sequence's target by the planar shift that fits best.
 
     The shift is chosen, without gradient, on the inner ``H - 2 shift`` by ``W - 2 shift`` pixels of the prediction, so
     that every shift sees the same ones; it must keep half of the weight of the best-covered one, else a few lucky
@@ -60,7 +77,7 @@ def shift_invariant_error(prediction: Tensor, values: Tensor, weight: Tensor, sh
         sequence = torch.arange(best.shape[0], device=best.device)[:, None, None]
         moved = values.movedim(1, -1)[sequence, row, col].movedim(-1, 1)
         moved_weight = weight.movedim(1, -1)[sequence, row, col].movedim(-1, 1) * inside
-    return mean_error(prediction, moved, moved_weight)
+    return absolute_error(prediction, moved, moved_weight)
 
 
 def random_phase(cell_px: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
@@ -95,14 +112,14 @@ def cell_means(x: Tensor, weight: Tensor, cell_px: int, phase: Tensor) -> tuple[
     return total / known.clamp_min(1e-6), known / cell_px**2
 
 
-def regridded_error(prediction: Tensor, values: Tensor, weight: Tensor, cell_px: int, phase: Tensor) -> Tensor:
-    """Mean absolute error of cell means, each cell with its known area; ``(B, C, H, W)``."""
+def regridded_error(prediction: Tensor, values: Tensor, weight: Tensor, cell_px: int, phase: Tensor) -> ErrorSum:
+    """Absolute error of cell means, each cell with its known area; ``(B, C, H, W)``."""
     predicted, known = cell_means(prediction, weight, cell_px, phase)
     target, _ = cell_means(torch.where(weight > 0, values, 0.0), weight, cell_px, phase)
-    return mean_error(predicted, target, known)
+    return absolute_error(predicted, target, known)
 
 
-def class_error(logits: Tensor, classes: Tensor, weight: Tensor, cell_px: int, phase: Tensor | None) -> Tensor:
+def class_error(logits: Tensor, classes: Tensor, weight: Tensor, cell_px: int, phase: Tensor | None) -> ErrorSum:
     """Cross-entropy, of the shares of classes in each cell if there are cells.
 
     Args:
@@ -115,12 +132,12 @@ def class_error(logits: Tensor, classes: Tensor, weight: Tensor, cell_px: int, p
     known = weight * (classes >= 0)
     if cell_px <= 1 or phase is None:
         each = F.cross_entropy(logits, classes.clamp_min(0), reduction="none")
-        return (each * known).sum() / known.sum().clamp_min(1e-6)
+        return ErrorSum((each * known).sum(), known.sum())
     kinds = torch.arange(logits.shape[1], device=classes.device)[:, None, None]
     shares = (classes.clamp_min(0)[:, None] == kinds).to(logits.dtype)  # one-hot; torch's would look at the values
     target, area = cell_means(shares, known[:, None], cell_px, phase)
     each = -(target * _log_cell_means(logits.log_softmax(dim=1), known[:, None], cell_px, phase)).sum(dim=1)
-    return (each * area[:, 0]).sum() / area[:, 0].sum().clamp_min(1e-6)
+    return ErrorSum((each * area[:, 0]).sum(), area[:, 0].sum())
 
 
 def _log_cell_means(logs: Tensor, weight: Tensor, cell_px: int, phase: Tensor) -> Tensor:

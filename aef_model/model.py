@@ -18,7 +18,7 @@ from aef_model.bottleneck import check_kappa, sample_von_mises_fisher, to_unit
 from aef_model.check import check_batch, check_frames, check_period
 from aef_model.config import ModelConfig, SourceConfig
 from aef_model.decoders import Decoder, TextHead
-from aef_model.distributed import gather, world
+from aef_model.distributed import gather, total, world
 from aef_model.exchange import Spread
 from aef_model.init import keep_variance
 from aef_model.parts import parts
@@ -301,17 +301,26 @@ class AlphaEarth(nn.Module):
     def _reconstruction(
         self, batch: Batch, predictions: dict[str, Tensor], generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        """Each source's error and their mean with the sources' weights, over sources of which anything was measured."""
-        terms: dict[str, Tensor] = {}
-        total = amount = batch.support_ms.new_zeros((), dtype=torch.float32)
+        """Each source's mean error over the global batch, and their mean with the sources' weights.
+
+        A source of which nothing was measured does not count. Processes add up errors and weights before they divide:
+        means of each process's own would make the few footprints in one count as much as the many in another.
+        """
+        nothing = batch.support_ms.new_zeros((), dtype=torch.float32)
+        own = dict.fromkeys((source.name for source in self.cfg.sources), losses.ErrorSum(nothing, nothing))
         for name, prediction in predictions.items():
             source, target = self.cfg.source(name), batch.targets[name]
-            error = source_error(source, prediction, target.values, target.weight.float(), generator)
-            known = target.values >= 0 if source.classes is not None else torch.isfinite(target.values)
-            weight = source.loss_weight * (known & (target.weight > 0)).any()
-            total, amount = total + weight * error, amount + weight
-            terms[f"reconstruction/{name}"] = error
-        return {"reconstruction": total / amount.clamp_min(1e-6), **terms}
+            own[name] = source_error(source, prediction, target.values, target.weight.float(), generator)
+        errors = total(torch.stack([found.error for found in own.values()]))
+        weights = total(torch.stack([found.weight for found in own.values()]).detach())
+        means = losses.ErrorSum(errors, weights).mean()
+        terms, whole, shares = {}, nothing, nothing
+        for name, mean, weight in zip(own, means.unbind(), weights.unbind(), strict=True):
+            share = self.cfg.source(name).loss_weight * (weight > 0)
+            whole, shares = whole + share * mean, shares + share
+            if name in predictions:
+                terms[f"reconstruction/{name}"] = mean
+        return {"reconstruction": whole / shares.clamp_min(1e-6), **terms}
 
     def _touch_unused(self, batch: Batch) -> Tensor:
         """Zero, with a zero gradient to every parameter that this batch does not use."""
@@ -328,7 +337,7 @@ class AlphaEarth(nn.Module):
 
 def source_error(
     source: SourceConfig, prediction: Tensor, values: Tensor, weight: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
+) -> losses.ErrorSum:
     """One source's f_i: its metric with its shift invariance or re-gridding (SPEC 3.1).
 
     Args:
@@ -346,13 +355,13 @@ def source_error(
     if not source.extent:
         if source.regrid_px:  # the cell is the whole patch
             prediction = prediction.mean(dim=(2, 3), keepdim=True)
-        return losses.mean_error(prediction, values.expand_as(prediction), weight.expand_as(prediction))
+        return losses.absolute_error(prediction, values.expand_as(prediction), weight.expand_as(prediction))
     if source.shift_px:
         return losses.shift_invariant_error(prediction, values, weight, source.shift_px)
     if source.regrid_px > 1:
         phase = losses.random_phase(source.regrid_px, values.device, generator)
         return losses.regridded_error(prediction, values, weight, source.regrid_px, phase)
-    return losses.mean_error(prediction, values, weight)
+    return losses.absolute_error(prediction, values, weight)
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -1,5 +1,7 @@
 """Two processes on the CPU against one."""
 
+from dataclasses import fields, is_dataclass
+
 import pytest
 import torch
 from conftest import make_batch
@@ -34,6 +36,39 @@ def contrasted(rows=slice(None)):
     return loss.detach(), place.grad, text.grad, scale.grad
 
 
+def whole_batch(cfg):
+    """Four sequences; the second process's half has one footprint's worth of lidar, and no land cover at all."""
+    batch = make_batch(cfg, 4, (16, 16), seed=3)
+    batch.targets["gedi"].weight[2:] = 0
+    batch.targets["gedi"].weight[3, :, 5, 6] = 1
+    batch.targets["gedi"].values[3, :, 5, 6] = 2.0
+    batch.targets["landcover"].weight[2:] = 0
+    return batch
+
+
+def rows_of(batch, rows):
+    def cut(x):
+        if isinstance(x, dict):
+            return {name: cut(value) for name, value in x.items()}
+        if is_dataclass(x):
+            return type(x)(**{field.name: cut(getattr(x, field.name)) for field in fields(x)})
+        return x[rows] if isinstance(x, torch.Tensor) else x
+
+    return cut(batch)
+
+
+def trained(wrap=lambda model: model, rows=slice(None)):
+    """Losses and gradients of a step without draws of a sequence's own: no noise, no lost frames, no student."""
+    torch.manual_seed(0)
+    cfg = ModelConfig.named("tiny", kappa=None, teacher_drop=0.0, consistency_weight=0.0)
+    model = AlphaEarth(cfg)
+    wrapped = wrap(model)  # must live until the backward pass is over
+    found = wrapped(rows_of(whole_batch(cfg), rows), torch.Generator().manual_seed(7), step=0)
+    found.total.backward()
+    losses = {name: loss.detach() for name, loss in found.losses.items()}
+    return losses | {"total": found.total.detach()}, {name: p.grad for name, p in model.named_parameters()}
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -60,6 +95,7 @@ def work(rank, folder):
         parallel(batch, torch.Generator().manual_seed(rank), step=step).total.backward()
     gradients = [p.grad for p in model.parameters()]
     found = {"loss": loss.detach(), "grad": mine.grad / 2, "model": gradients}
+    found["trained"] = trained(torch.nn.parallel.DistributedDataParallel, slice(2 * rank, 2 * rank + 2))
     found["contrast"] = contrasted(slice(4 * rank, 4 * rank + 4))
     found |= {"normed": normed.detach(), "norm_grad": skewed.grad, "mean": norm.mean, "variance": norm.variance}
     torch.save(found, f"{folder}/{rank}.pt")
@@ -93,3 +129,10 @@ def test_two_processes_act_as_one_batch_and_miss_no_source(tmp_path):
     torch.testing.assert_close(a["variance"], norm.variance)
     for x, y in zip(a["model"], b["model"], strict=True):
         torch.testing.assert_close(x, y)
+    losses, gradients = trained()
+    for part in (a, b):
+        for name, loss in losses.items():
+            torch.testing.assert_close(part["trained"][0][name], loss, rtol=1e-4, atol=1e-5, msg=name)
+        for name, gradient in gradients.items():
+            found = part["trained"][1][name]
+            assert (found - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6, name

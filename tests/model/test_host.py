@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from aef_model import AlphaEarth, ModelConfig
 
 ASKING = ("_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "bincount")
-FROM_LISTS = {"tensor", "as_tensor", "asarray", "from_numpy", "tolist", "numpy", "cpu"}
+FROM_LISTS = {"tensor", "new_tensor", "as_tensor", "asarray", "from_numpy", "tolist", "numpy", "cpu"}
 
 
 class NoWait(TorchDispatchMode):

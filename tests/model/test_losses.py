@@ -52,7 +52,7 @@ def naive_shift_invariant(prediction, values, weight, shift):
 def test_shift_invariant_error_against_loops():
     case = random_case()
     torch.testing.assert_close(
-        losses.shift_invariant_error(*case, 2), torch.tensor(naive_shift_invariant(*case, 2)), check_dtype=False
+        losses.shift_invariant_error(*case, 2).mean(), torch.tensor(naive_shift_invariant(*case, 2)), check_dtype=False
     )
 
 
@@ -61,15 +61,15 @@ def test_a_moved_target_costs_nothing_up_to_the_shift(moved):
     prediction = torch.randn(2, 3, 16, 16, generator=seeded())
     values = prediction.roll(moved, dims=(2, 3))
     weight = torch.ones_like(values)
-    assert losses.shift_invariant_error(prediction, values, weight, 2) < 1e-6
-    assert losses.mean_error(prediction, values.roll(3, dims=2), weight) > 0.5
-    assert losses.shift_invariant_error(prediction, prediction.roll(5, dims=2), weight, 2) > 0.5
+    assert losses.shift_invariant_error(prediction, values, weight, 2).mean() < 1e-6
+    assert losses.absolute_error(prediction, values.roll(3, dims=2), weight).mean() > 0.5
+    assert losses.shift_invariant_error(prediction, prediction.roll(5, dims=2), weight, 2).mean() > 0.5
 
 
 def test_each_sequence_has_its_own_shift():
     prediction = torch.randn(2, 1, 16, 16, generator=seeded())
     values = torch.stack([prediction[0].roll(1, dims=1), prediction[1].roll(-2, dims=2)])
-    assert losses.shift_invariant_error(prediction, values, torch.ones_like(values), 2) < 1e-6
+    assert losses.shift_invariant_error(prediction, values, torch.ones_like(values), 2).mean() < 1e-6
 
 
 @pytest.mark.parametrize("phase", [(0, 0), (1, 2), (2, 0)])
@@ -88,7 +88,7 @@ def test_regridded_error_against_loops(phase):
                     predicted = (w[inside] * p[inside]).sum() / area
                     target = (w[inside][known] * v[inside][known]).sum() / area
                     total, amount = total + area * abs(predicted - target), amount + area
-    got = losses.regridded_error(prediction, values, weight, cell, torch.tensor(phase))
+    got = losses.regridded_error(prediction, values, weight, cell, torch.tensor(phase)).mean()
     torch.testing.assert_close(got, torch.tensor(total / amount), check_dtype=False, rtol=1e-5, atol=0)
 
 
@@ -96,9 +96,9 @@ def test_regridding_forgives_detail_within_a_cell_only():
     values = torch.zeros(1, 1, 12, 12)
     weight = torch.ones_like(values)
     zigzag = torch.tensor([1.0, -1.0]).repeat(6).expand(1, 1, 12, 12)
-    assert losses.regridded_error(zigzag, values, weight, 2, torch.tensor([0, 0])) < 1e-6
-    assert losses.mean_error(zigzag, values, weight) == 1
-    offset = losses.regridded_error(values + 1, values, weight, 2, torch.tensor([1, 1]))
+    assert losses.regridded_error(zigzag, values, weight, 2, torch.tensor([0, 0])).mean() < 1e-6
+    assert losses.absolute_error(zigzag, values, weight).mean() == 1
+    offset = losses.regridded_error(values + 1, values, weight, 2, torch.tensor([1, 1])).mean()
     torch.testing.assert_close(offset, torch.tensor(1.0))
 
 
@@ -110,11 +110,11 @@ def test_phases_cover_the_cell_evenly():
 
 def test_weights_are_normalised():
     case = random_case()
-    for error in (losses.mean_error, lambda *a: losses.shift_invariant_error(*a, 1)):
-        torch.testing.assert_close(error(*case), error(case[0], case[1], case[2] * 7.0))
+    for error in (losses.absolute_error, lambda *a: losses.shift_invariant_error(*a, 1)):
+        torch.testing.assert_close(error(*case).mean(), error(case[0], case[1], case[2] * 7.0).mean())
     known = case[2] > 0
     by_hand = ((case[0] - case[1]).abs() * case[2])[known].sum() / case[2].sum()
-    torch.testing.assert_close(losses.mean_error(*case), by_hand)
+    torch.testing.assert_close(losses.absolute_error(*case).mean(), by_hand)
 
 
 def test_cross_entropy_ignores_the_unknown():
@@ -127,8 +127,8 @@ def test_cross_entropy_ignores_the_unknown():
         if classes[b, y, x] >= 0:
             total -= weight[b, y, x] * log_p[b, classes[b, y, x], y, x]
             amount += weight[b, y, x]
-    torch.testing.assert_close(losses.class_error(logits, classes, weight, 0, None), total / amount)
-    one = losses.class_error(logits, classes, weight, 1, torch.zeros(2, dtype=torch.long))
+    torch.testing.assert_close(losses.class_error(logits, classes, weight, 0, None).mean(), total / amount)
+    one = losses.class_error(logits, classes, weight, 1, torch.zeros(2, dtype=torch.long)).mean()
     torch.testing.assert_close(one, total / amount)
 
 
@@ -136,11 +136,11 @@ def test_cross_entropy_of_cells_compares_shares():
     """A cell of one half each: predicting the half is best, whichever pixel has which class."""
     classes = torch.tensor([[[0, 1], [1, 0]]])
     start = torch.tensor([0, 0])
-    even = losses.class_error(torch.zeros(1, 2, 2, 2), classes, torch.ones(1, 2, 2), 2, start)
+    even = losses.class_error(torch.zeros(1, 2, 2, 2), classes, torch.ones(1, 2, 2), 2, start).mean()
     torch.testing.assert_close(even, torch.tensor(np.log(2), dtype=torch.float32))
     sure = torch.zeros(1, 2, 2, 2)
     sure[:, 0] = 4.0
-    assert losses.class_error(sure, classes, torch.ones(1, 2, 2), 2, start) > even
+    assert losses.class_error(sure, classes, torch.ones(1, 2, 2), 2, start).mean() > even
 
 
 @pytest.mark.parametrize("gap", [5.0, 14.0, 40.0])
@@ -149,7 +149,7 @@ def test_shares_of_cells_that_are_surely_wrong_keep_their_gradient(gap):
     logits[:, 1] = gap
     logits.requires_grad_()
     classes, weight = torch.zeros(1, 6, 6, dtype=torch.int64), torch.ones(1, 6, 6)
-    error = losses.class_error(logits, classes, weight, 3, torch.tensor([1, 2]))
+    error = losses.class_error(logits, classes, weight, 3, torch.tensor([1, 2])).mean()
     torch.testing.assert_close(error, torch.nn.functional.cross_entropy(logits, classes))
     error.backward()
     assert logits.grad[:, 0].sum() == pytest.approx(-1, abs=0.02)
@@ -168,7 +168,7 @@ def test_nothing_known_is_zero_with_a_finite_gradient():
         else:
             side = 8 if source.extent else 1
             values, weight = torch.full((2, 1, side, side), float("nan")), torch.ones(2, 1, side, side)
-        error = source_error(source, prediction, values, weight, seeded())
+        error = source_error(source, prediction, values, weight, seeded()).mean()
         error.backward()
         assert error == 0 and torch.equal(prediction.grad, torch.zeros_like(prediction))
 
@@ -176,8 +176,8 @@ def test_nothing_known_is_zero_with_a_finite_gradient():
 def test_sources_of_one_value_a_patch():
     prediction = torch.tensor([0.0, 2.0]).view(1, 1, 1, 2).expand(1, 1, 2, 2)
     values, weight = torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
-    each = source_error(SourceConfig("era5", ("x",), extent=False), prediction, values, weight)
-    whole = source_error(SourceConfig("grace", ("x",), extent=False, regrid_px=128), prediction, values, weight)
+    each = source_error(SourceConfig("era5", ("x",), extent=False), prediction, values, weight).mean()
+    whole = source_error(SourceConfig("grace", ("x",), extent=False, regrid_px=128), prediction, values, weight).mean()
     assert each == 1 and whole == 0
 
 
