@@ -20,6 +20,7 @@ from pipelines.catalogs.stac_fields import (
     self_href,
     stored,
 )
+from pipelines.catalogs.stores import stores
 from pipelines.scenes import Asset, Scene
 from pipelines.sources.base import Kind, Source
 
@@ -58,7 +59,6 @@ _FILES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "grace": ("store", ("data",), (".nc", ".nc4")),
     "text": ("data", ("data",), (".parquet", ".geoparquet", ".geojson", ".json")),
 }
-_ZARR = ("application/vnd+zarr", "application/vnd.zarr", "application/x-zarr")
 
 
 def normalise(
@@ -120,7 +120,7 @@ def scene_assets(item: Fields, source: Source, *, collection: str = "", base: st
     given: Fields = item.get("assets") or {}
     base = base or self_href(item)
     if source.kind is Kind.SERIES:
-        found = _stores(item, given, base)
+        found = stores(item, given, source, base)
         if not found and source.name in _FILES:
             found = _single_file(item, given, source.name, base)
     elif source.name in _FILES:
@@ -247,29 +247,6 @@ def _single_file(item: Fields, given: Fields, source_name: str, base: str | None
         shape=place.shape,
     )
     return {ours: asset}
-
-
-def _stores(item: Fields, given: Fields, base: str | None) -> dict[str, Asset]:
-    """Zarr stores: one under ``store``; several (a store per variable) under their own keys."""
-    found: dict[str, Asset] = {}
-    names = set()
-    ordered = sorted(given, key=lambda key: (not str(given[key].get("href")).startswith(("http", "/", ".")), key))
-    for key in ordered:
-        asset = given[key]
-        href = str(asset.get("href") or "")
-        if not href or (asset.get("type") not in _ZARR and not href.rstrip("/").endswith((".zarr", ".zarr-v3"))):
-            continue
-        store = "/".join(href.rstrip("/").split("/")[-2:])
-        if store in names:  # the same store by another protocol
-            continue
-        names.add(store)
-        options = dict(asset.get("xarray:open_kwargs") or {})
-        if asset.get("xarray:storage_options"):
-            options["storage_options"] = asset["xarray:storage_options"]
-        variables = asset.get("cube:variables") or (item.get("properties") or {}).get("cube:variables") or {}
-        units = {name: value.get("unit") for name, value in variables.items() if value.get("type") != "auxiliary"}
-        found[key] = Asset(href=absolute(href, base), key=key, extra={"open_kwargs": options, "units": units})
-    return {"store": next(iter(found.values()))} if len(found) == 1 else found
 
 
 def _own_name(band: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from pipelines.grid import WGS84, Period, Window, transformer
 from pipelines.scenes import Scene
 from pipelines.sequence import RasterFrames
 from pipelines.sources.base import Source
+from pipelines.sources.era5 import ENDINGS, PRECIPITATION, SAMPLED, STORED
 
 # A month counts when at least this share of its days is in the store.
 MIN_DAYS = 0.9
@@ -42,26 +43,6 @@ FETCH_BYTES = 4 * 2**30
 # Attribute of a store that holds months already, under the names of the source's bands.
 MONTHLY = "monthly_of"
 
-# Names of each quantity: sampled through the day, then daily mean, least, greatest; ERA5, ERA5-Land, AgERA5, ARCO, and
-# last the CF names of era5-pds, one store a variable and month.
-SAMPLED = {
-    "temperature_2m": ("t2m", "2m_temperature", "temperature_2m", "air_temperature_at_2_metres"),
-    "dewpoint_2m": (
-        "d2m",
-        "2m_dewpoint_temperature",
-        "dewpoint_temperature_2m",
-        "dewpoint_2m",
-        "dew_point_temperature_at_2_metres",
-    ),
-    "surface_pressure": ("sp", "surface_pressure", "surface_air_pressure"),
-}
-PRECIPITATION = (
-    "tp",
-    "total_precipitation",
-    "tp_sum",
-    "total_precipitation_sum",
-    "precipitation_amount_1hour_Accumulation",
-)
 # In era5-pds as it lies on AWS, accumulations have an axis of their own.
 TIMES = ("time", "valid_time", "time0", "time1")
 RAIN = "total_precipitation"
@@ -294,10 +275,9 @@ def series_of(href: str, options: str, sign: Sign | None = None) -> xr.Dataset:
         raise ValueError(f"{href} has no time axis; its dimensions are {tuple(store.sizes)}")
     if store.attrs.get(MONTHLY):
         return store
-    known = {*PRECIPITATION, *(f"{name}{end}" for names in SAMPLED.values() for name in names for end in _ENDINGS)}
-    wanted = [name for name in store.data_vars if str(name) in known]
+    wanted = [name for name in store.data_vars if str(name) in STORED]
     if not wanted:
-        raise ValueError(f"{href} has no variable of {sorted(known)}; it has {sorted(map(str, store.data_vars))}")
+        raise ValueError(f"{href} has no variable of {sorted(STORED)}; it has {sorted(map(str, store.data_vars))}")
     series = store[wanted].rename({time: "time"}) if time != "time" else store[wanted]
     # The ARCO store's axis runs decades ahead of what was ever written.
     stop = store.attrs.get("valid_time_stop")
@@ -331,9 +311,6 @@ def cell_at(store: xr.Dataset, lon: float, lat: float, href: str) -> tuple[tuple
     return tuple(cell)
 
 
-_ENDINGS = ("", "_mean", "_min", "_max")
-
-
 def monthly(
     cell: xr.Dataset, units: Mapping[str, str] | None = None, closing: xr.Dataset | None = None
 ) -> dict[tuple[int, int], dict[str, float]]:
@@ -347,7 +324,7 @@ def monthly(
     series: dict[str, pd.Series] = {}
     for quantity, names in SAMPLED.items():
         for name in names:
-            for ending in _ENDINGS:
+            for ending in ENDINGS:
                 if name + ending in cell:
                     series.setdefault(quantity + ending, _si(cell[name + ending], quantity, units))
     if (rain := rain_of(cell)) is not None:

@@ -29,16 +29,14 @@ from pipelines.coregister.climate import (
     LONGITUDE,
     MIN_DAYS,
     MONTHLY,
-    PRECIPITATION,
     RAIN,
-    SAMPLED,
     rain_of,
     series_of,
 )
 from pipelines.coregister.rain import Days, is_accumulated
 from pipelines.coregister.units import step_of, to_si
 from pipelines.grid import Period
-from pipelines.sources.era5 import SOURCE
+from pipelines.sources.era5 import PRECIPITATION, SAMPLED, SOURCE
 
 logger = logging.getLogger(__name__)
 CHUNK_CELLS = 32

@@ -10,12 +10,15 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from shapely import box
 
 from pipelines.catalogs import UnusableItem, normalise, open_catalog
 from pipelines.catalogs.normalise import scene_assets
+from pipelines.catalogs.sign import PlanetaryComputerSigner
+from pipelines.catalogs.stores import over_https
 from pipelines.grid import format_time
 from pipelines.sandbox.process import running_server
 from pipelines.sources import source
@@ -133,7 +136,7 @@ FILE_OF = {
 
 def read(file: str) -> dict:
     document = json.loads((DATA / "stac_items" / f"{file}.json").read_text())
-    return document if document["type"] == "Feature" else document["features"][0]
+    return document["features"][0] if document["type"] == "FeatureCollection" else document
 
 
 @pytest.mark.parametrize("expected", ITEMS, ids=lambda expected: expected.file)
@@ -169,6 +172,56 @@ def test_a_zarr_store_offered_by_two_protocols_is_one_store():
     assert scene.assets["store"].href == "https://ai4edataeuwest.blob.core.windows.net/gridmet/gridmet.zarr"
     assert scene.assets["store"].extra["open_kwargs"] == {"consolidated": True}
     assert [format_time(ms) for ms in scene.valid_ms] == ["1958-01-01T00:00:00Z", "2019-12-01T00:00:00Z"]
+
+
+def era5_pds(kind):
+    """An item of the real collection, whose template names the assets, their options and Azure's account."""
+    template = read("pc_era5-pds_collection_template")
+    account = template["storage:schemes"]["azure"]
+    assert (account["account"], account["container"]) == ("cpdataeuwest", "era5")
+    assets = {
+        key: {**{k: v for k, v in asset.items() if k != "title"}, "href": f"abfs://era5/ERA5/2020/12/{key}.zarr"}
+        for key, asset in template["item_assets"].items()
+    }
+    interval = {"start_datetime": "2020-12-01T00:00:00Z", "end_datetime": "2020-12-31T23:00:00Z", "datetime": None}
+    whole = [[[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]]
+    return {
+        "type": "Feature", "stac_version": "1.0.0", "id": f"era5-pds-2020-12-{kind}", "collection": "era5-pds",
+        "geometry": {"type": "Polygon", "coordinates": whole}, "properties": interval, "assets": assets, "links": [],
+    }  # fmt: skip
+
+
+def test_era5_pds_has_a_store_a_variable_behind_azures_web_address():
+    scene = normalise(era5_pds("an"), source("era5"), "cat")
+    assert set(scene.assets) == {
+        "surface_air_pressure", "air_temperature_at_2_metres", "dew_point_temperature_at_2_metres",
+        "precipitation_amount_1hour_Accumulation",
+    }  # fmt: skip
+    pressure = scene.assets["surface_air_pressure"]
+    assert pressure.href == "https://cpdataeuwest.blob.core.windows.net/era5/ERA5/2020/12/surface_air_pressure.zarr"
+    assert pressure.extra["open_kwargs"] == {"consolidated": True}
+    account, container = urlsplit(pressure.href).netloc, urlsplit(pressure.href).path.split("/")[1]
+    assert PlanetaryComputerSigner().token_url(pressure.href).endswith(f"/{account.split('.')[0]}/{container}")
+    assert [format_time(ms) for ms in scene.valid_ms] == ["2020-12-01T00:00:00Z", "2020-12-31T23:00:01Z"]
+
+
+@pytest.mark.parametrize(
+    ("href", "storage", "expected", "left"),
+    [
+        ("abfs://c/a/b.zarr", {"account_name": "acc"}, "https://acc.blob.core.windows.net/c/a/b.zarr", {}),
+        ("abfss://c@acc.dfs.core.windows.net/b.zarr", {}, "https://acc.blob.core.windows.net/c/b.zarr", {}),
+        (
+            "az://c/b.zarr",
+            {"account_name": "acc", "credential": None},
+            "https://acc.blob.core.windows.net/c/b.zarr",
+            {},
+        ),
+        ("abfs://c/b.zarr", {}, "abfs://c/b.zarr", {}),
+        ("s3://bucket/b.zarr", {"anon": True}, "s3://bucket/b.zarr", {"anon": True}),
+    ],
+)
+def test_azure_addresses(href, storage, expected, left):
+    assert over_https(href, storage) == (expected, left)
 
 
 def test_an_excerpt_of_copernicus_dataspace():
