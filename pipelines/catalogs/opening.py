@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter
 from pipelines.catalogs.api import ApiCatalog
 from pipelines.catalogs.base import Catalog
 from pipelines.catalogs.providers import PROVIDERS
+from pipelines.catalogs.sign import Signer
 from pipelines.catalogs.snapshot import SnapshotCatalog
 from pipelines.catalogs.static import StaticCatalog
 from pipelines.catalogs.store import StoreCatalog
@@ -56,8 +57,8 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
         kind: earth_search, planetary_computer, cdse, cmr, static, geoparquet, zarr or sandbox.
         url: of the API, static catalog or files; empty: the provider's own.
         options: page_items, concurrent, attempts, timeout_s, query; for the sandbox ``signed``, for S3 ``s3_endpoint``;
-            for geoparquet ``signer``, the kind of catalog whose assets they name, and ``storage_options``; for zarr
-            those of :class:`pipelines.catalogs.store.StoreCatalog`.
+            for static and geoparquet ``signer``, the kind of catalog whose assets they name, for the latter also
+            ``storage_options``; for zarr those of :class:`pipelines.catalogs.store.StoreCatalog`.
 
     Raises:
         ValueError: an unknown kind or option.
@@ -71,22 +72,21 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
         return _store(name, url, options)
     if kind == "geoparquet":
         return _snapshot(name, url, options)
-    known = provider.signer_options | (_API_OPTIONS if kind != "static" else frozenset())
+    if kind == "static":
+        return _static(name, url, options)
+    known = provider.signer_options | _API_OPTIONS
     for option in options:
         if option not in known:
             raise ValueError(f"catalogs.{name}.options: unknown {option!r}; {kind} knows {sorted(known)}")
     url = url or provider.url
-    if not url:
-        raise ValueError(f"catalogs.{name}.url: give the folder or address of a static catalog")
-    if kind != "static":
-        _check_address(name, url)
-    elif "://" in url and urlsplit(url).scheme not in ("http", "https", "file"):
-        raise ValueError(f"catalogs.{name}.url: {url!r} is no folder and no web address; give its https:// address")
-    signer = provider.signer(url, options)
-    if kind == "static":
-        return StaticCatalog(name, url, signer)
+    _check_address(name, url)
     return ApiCatalog(
-        name, kind, url, provider, signer, **{key: value for key, value in options.items() if key in _API_OPTIONS}
+        name,
+        kind,
+        url,
+        provider,
+        provider.signer(url, options),
+        **{key: value for key, value in options.items() if key in _API_OPTIONS},
     )
 
 
@@ -128,20 +128,34 @@ def check_options(name: str, options: dict[str, Any]) -> None:
             raise ValueError(f"catalogs.{name}.options.{option}: must be {must} (given: {value!r})") from error
 
 
+def _static(name: str, url: str, options: dict[str, Any]) -> Catalog:
+    if not url:
+        raise ValueError(f"catalogs.{name}.url: give the folder or address of a static catalog")
+    if "://" in url and urlsplit(url).scheme not in ("http", "https", "file"):
+        raise ValueError(f"catalogs.{name}.url: {url!r} is no folder and no web address; give its https:// address")
+    return StaticCatalog(name, url, _signer_as(name, "static", url, options))
+
+
 def _snapshot(name: str, url: str, options: dict[str, Any]) -> Catalog:
-    """Files of items, their assets signed as the catalog that they were taken from signs them."""
     given = dict(options)
-    signer, storage = given.pop("signer", "static"), given.pop("storage_options", {})
-    if signer not in PROVIDERS or signer == "geoparquet":
-        raise ValueError(f"catalogs.{name}.options.signer: {signer!r} is not one of {', '.join(PROVIDERS)}")
-    provider = PROVIDERS[signer]
-    for option in given:
-        if option not in provider.signer_options:
-            known = sorted({"signer", "storage_options", *provider.signer_options})
-            raise ValueError(f"catalogs.{name}.options: unknown {option!r}; geoparquet of {signer} knows {known}")
+    storage = given.pop("storage_options", {})
     if not url:
         raise ValueError(f"catalogs.{name}.url: give the file or folder of a stac-geoparquet snapshot")
-    return SnapshotCatalog(name, url, provider.signer(url, given), storage)
+    return SnapshotCatalog(name, url, _signer_as(name, "geoparquet", url, given, {"storage_options"}), storage)
+
+
+def _signer_as(name: str, kind: str, url: str, options: Mapping[str, Any], others: Set[str] = frozenset()) -> Signer:
+    """What signs the assets of files of items: as the kind of catalog does that they were taken from (``signer``)."""
+    given = dict(options)
+    like = given.pop("signer", "static")
+    if like not in PROVIDERS or like == "geoparquet":
+        raise ValueError(f"catalogs.{name}.options.signer: {like!r} is not one of {', '.join(PROVIDERS)}")
+    provider = PROVIDERS[like]
+    for option in given:
+        if option not in provider.signer_options:
+            known = sorted({"signer", *others, *provider.signer_options})
+            raise ValueError(f"catalogs.{name}.options: unknown {option!r}; {kind} of {like} knows {known}")
+    return provider.signer(url, given)
 
 
 def _store(name: str, url: str, options: dict[str, Any]) -> Catalog:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import threading
 import time
@@ -19,6 +20,7 @@ from pipelines.sandbox.faults import uniform
 from pipelines.sandbox.process import running_server, served, set_faults
 from pipelines.sources import source
 from tests.catalogs import static_world
+from tests.coregister.served import serve
 
 EVERYWHERE = box(-180, -90, 180, 90)
 YEAR = Period.calendar_year(2020)
@@ -216,6 +218,49 @@ def test_an_address_that_is_no_stac_api(quiet):
 def test_a_static_catalog_that_is_not_there(tmp_path):
     with pytest.raises(CatalogError, match=r"cannot read .*catalog\.json"):
         open_catalog("cat", "static", str(tmp_path)).search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+
+
+def served_world(tmp_path, spoil):
+    return serve(static_world.write(tmp_path), spoil)
+
+
+def test_a_static_catalog_over_http_has_patience_and_counts_what_is_gone(tmp_path):
+    def spoil(path, seen):
+        if path.endswith("scene-1.json"):
+            return 404
+        return (503, "0") if seen == 0 else None
+
+    with served_world(tmp_path, spoil) as server:
+        (tmp_path / "stac" / "optical" / "items" / "scene-2.json").write_text("<html>")
+        found = open_catalog("cat", "static", f"{server.url}/catalog.json").search(
+            OPTICAL, ["optical"], EVERYWHERE, YEAR
+        )
+        assert ids(found) == ["scene-0", "scene-3"]
+        gone = found.refused_items["the item's file is missing or no JSON"]
+        assert [href.rsplit("/", 1)[1] for href in gone] == ["scene-1.json", "scene-2.json"]
+        assert sum(request.endswith("scene-1.json") for request in server.requests) == 2
+
+
+def test_a_server_that_is_down_ends_the_search_of_a_static_catalog(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.patience.FIRST_WAIT_S", 0.0)
+    with served_world(tmp_path, lambda path, seen: (503, "0") if path.endswith("scene-1.json") else None) as server:
+        catalog = open_catalog("cat", "static", f"{server.url}/catalog.json")
+        with pytest.raises(CatalogError, match=r"cannot read http.*scene-1\.json .*503"):
+            catalog.search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+
+
+def test_items_of_a_catalog_without_collections_go_by_its_id(tmp_path):
+    folder = static_world.write(tmp_path)
+    path = folder / "optical" / "collection.json"
+    node = json.loads(path.read_text())
+    path.write_text(json.dumps({**node, "type": "Catalog"}))
+    found = open_catalog("cat", "static", str(folder)).search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+    assert ids(found) == ["scene-0", "scene-1", "scene-2", "scene-3"]
+
+
+def test_assets_of_a_static_catalog_are_signed_as_it_is_told(folder):
+    catalog = open_catalog("cat", "static", str(folder), signer="planetary_computer")
+    assert catalog.signer.token_url("https://acc.blob.core.windows.net/box/a.tif").endswith("/acc/box")
 
 
 @pytest.mark.parametrize(
