@@ -25,6 +25,8 @@ from pipelines.sources.landcover import with_classes
 from pipelines.sources.sentinel2 import with_cloud_percent
 
 Engine = Literal["cog", "rasterio", "stackstac"]
+# "auto": bfloat16 on devices that have instructions for it, elsewhere float32.
+Precision = Literal["auto", "float32", "bfloat16"]
 Bounds = tuple[float, float, float, float]
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -220,7 +222,7 @@ class TrainConfig(_Part):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     checkpoint_every: int = Field(200, ge=1)
     max_failures: int = Field(3, ge=0)
     data_workers: int = Field(1, ge=1, description="decoding tasks at once for each training worker")
@@ -236,7 +238,7 @@ class EmbedConfig(_Part):
     readers: int = Field(1, ge=1, description="tiles read ahead at once")
     gpus: float = Field(0, ge=0, description="GPUs a worker")
     threads: int = Field(1, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     zarr: bool = True
     engine: Engine = Field("cog", description="as ingest.engine")
 

@@ -54,6 +54,7 @@ from pipelines.stages.flop import tile_flop
 from pipelines.stages.ingest import STATISTICS
 from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
+from pipelines.stages.precision import warn_of_imitation
 from pipelines.stages.session import (
     Progress,
     StageResult,
@@ -218,6 +219,7 @@ def run(config: Config) -> StageResult:
     reasons: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     valid_px = 0
+    warn_of_imitation("embed.precision", config.embed.precision, config.embed.gpus > 0)
     with ray_session(config):
         rows = [{"task": pickle.dumps(task)} for task in tasks]
         outcomes = (

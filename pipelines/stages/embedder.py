@@ -9,15 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from aef_model import AlphaEarth, FrameSequence
-from pipelines.config import Config
+from pipelines.config import Config, Precision
 from pipelines.grid import Period
 from pipelines.sequence import RasterFrames, Sequence
 from pipelines.sources import Source
 from pipelines.sources.statistics import Statistics, normalise
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.patches import Patch, lay_out
-
-Precision = str
+from pipelines.stages.precision import autocast
 
 
 @dataclass
@@ -28,7 +27,7 @@ class Embedder:
         model: in evaluation mode, on ``device``.
         statistics, sources: those it was trained with.
         patch_px, margin_px, batch: see :func:`pipelines.stages.patches.lay_out`; patches a forward.
-        precision: "float32" or "bfloat16" (autocast).
+        precision: "auto", "float32" or "bfloat16"; see :mod:`pipelines.stages.precision`.
     """
 
     model: AlphaEarth
@@ -108,7 +107,7 @@ class Embedder:
         if not seen.any():
             return
         period_ms = torch.tensor([[period.start_ms, period.end_ms]] * len(patches), device=self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with autocast(self.precision, self.device):
             embeddings = self.model.embed(frames, period_ms).float().cpu().numpy()
         for patch, vectors, any_frame in zip(patches, embeddings, seen.tolist(), strict=True):
             if any_frame:

@@ -42,6 +42,7 @@ from pipelines.stages.feed import Feed, pools_of
 from pipelines.stages.flop import step_flop
 from pipelines.stages.ingest import STATISTICS, current_shards
 from pipelines.stages.modelling import model_config
+from pipelines.stages.precision import autocast, warn_of_imitation
 from pipelines.stages.session import Progress, StageResult, one_line, ray_session
 from pipelines.stages.survey import Survey
 from pipelines.storage import Storage
@@ -109,7 +110,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         batch = to_batch(raw, sources, statistics, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
+        with autocast(train.precision, device):
             output = wrapped(batch, generator=generator, step=step)
         optimizer.zero_grad(set_to_none=True)
         output.total.backward()
@@ -230,6 +231,7 @@ def run(config: Config) -> StageResult:
         pools = pools_of(open_shards(storage, paths).metadata(), config.train.same_period)
         if min(len(pool) for pool in pools) < 2:
             raise ConfigError("plan.sites: fewer than 2 training sequences (in a period); widen the area or raise it")
+        warn_of_imitation("train.precision", config.train.precision, config.train.use_gpu)
         with ray_session(config):
             error = _fit(config, run_id, pools)
         steps = checkpoints.steps_on_storage(storage, run_id)
