@@ -72,10 +72,7 @@ class Scene:
     item_href: str = ""
 
     def scaling(self) -> str:
-        """How stored numbers become physical ones, exact and short: ``0.0001*x-0.1 (blue red); 1.0*x+0.0 (scl)``.
-
-        Part of the identity of whatever is made from the scene: a corrected offset makes other pixels.
-        """
+        """How stored numbers become physical ones, exact and short: ``0.0001*x-0.1 (blue red); 1.0*x+0.0 (scl)``."""
         bands: dict[str, list[str]] = {}
         for band, asset in sorted(self.assets.items()):
             bands.setdefault(f"{float(asset.scale)!r}*x{float(asset.offset):+}", []).append(band)

@@ -25,6 +25,7 @@ class SceneRef:
         collection: STAC collection id.
         href: address of the STAC item, where known; not part of a tile's identity.
         scaling: how its stored numbers become physical ones; see :meth:`pipelines.scenes.Scene.scaling`.
+        description: hash of all that its pixels depend on; see :meth:`pipelines.scenes.Scene.description`.
     """
 
     scene_id: str
@@ -32,10 +33,13 @@ class SceneRef:
     collection: str
     href: str = ""
     scaling: str = ""
+    description: str = ""
 
     @classmethod
     def of(cls, scene: Scene) -> SceneRef:
-        return cls(scene.scene_id, scene.source, scene.collection, scene.item_href, scene.scaling())
+        return cls(
+            scene.scene_id, scene.source, scene.collection, scene.item_href, scene.scaling(), scene.description()
+        )
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)
@@ -63,7 +67,7 @@ class Provenance:
         """The key under which a tile made from this is committed."""
         window = tile.window
         place = [tile.tile_id, window.epsg, *window.bounds_m, window.resolution_m, period.start_ms, period.end_ms]
-        scenes = sorted([scene.source, scene.collection, scene.scene_id, scene.scaling] for scene in self.inputs)
+        scenes = sorted([scene.source, scene.collection, scene.scene_id, scene.description] for scene in self.inputs)
         return identity([place, scenes], self.parameters, self.model_digest, self.code_digest)
 
 

@@ -28,11 +28,14 @@ def key(scene):
     return RECIPE.provenance(CONFIG, {"sentinel2": [scene]}).identity(TILE, YEAR)
 
 
-def test_a_tile_is_known_by_its_scenes_and_their_scaling_and_not_by_where_they_are():
+def test_a_tile_is_known_by_what_its_scenes_hold_and_not_by_where_they_are():
     assert key(SCENE) == key(replace(SCENE, item_href="https://x/items/S2A_1"))
     assert key(SCENE) == key(replace(SCENE, assets={"red": replace(RED, href="https://elsewhere/red.tif")}))
     corrected = replace(SCENE, assets={"red": replace(RED, offset=-0.1)})
-    assert len({key(SCENE), key(corrected), key(replace(SCENE, scene_id="S2A_2"))}) == 3
+    again = replace(SCENE, assets={"red": replace(RED, href="https://x/red_reprocessed.tif")})
+    moved = replace(SCENE, assets={"red": replace(RED, transform=(10, 0, 10, 0, -10, 0))})
+    others = [corrected, again, moved, replace(SCENE, time_ms=6), replace(SCENE, scene_id="S2A_2")]
+    assert len({key(scene) for scene in (SCENE, *others)}) == 6
 
 
 def test_a_receipt_names_the_item_of_every_scene_and_its_scaling():
@@ -43,6 +46,7 @@ def test_a_receipt_names_the_item_of_every_scene_and_its_scaling():
         "collection": "l2a",
         "href": "https://x/items/S2A_1",
         "scaling": "0.0001*x+0.0 (red)",
+        "description": SCENE.description(),
     }
 
 
