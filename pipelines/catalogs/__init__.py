@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.catalogs.base import Catalog, CatalogError, SceneSearch, UnusableItem
 from pipelines.catalogs.normalise import normalise
-from pipelines.catalogs.opening import open_catalog
+from pipelines.catalogs.opening import open_catalog, reads_at_once
 from pipelines.catalogs.sign import Signer, SigningError
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "UnusableItem",
     "normalise",
     "open_catalog",
+    "reads_at_once",
 ]

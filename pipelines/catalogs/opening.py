@@ -26,6 +26,7 @@ _OPTION_TYPES: dict[str, tuple[Any, str]] = {
     "page_items": (_Whole, "a whole number, 1 or more"),
     "concurrent": (_Whole, "a whole number, 1 or more"),
     "attempts": (_Whole, "a whole number, 1 or more"),
+    "reads": (_Whole, "a whole number, 1 or more"),
     "timeout_s": (Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)], "a number of seconds above 0"),
     "query": (dict[str, Any], "a mapping of properties to conditions"),
     "signed": (Annotated[bool, Field(strict=True)], "true or false"),
@@ -58,7 +59,8 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
         url: of the API, static catalog or files; empty: the provider's own.
         options: page_items, concurrent, attempts, timeout_s, query; for the sandbox ``signed``, for S3 ``s3_endpoint``;
             for static and geoparquet ``signer``, the kind of catalog whose assets they name, for the latter also
-            ``storage_options``; for zarr those of :class:`pipelines.catalogs.store.StoreCatalog`.
+            ``storage_options``; for zarr those of :class:`pipelines.catalogs.store.StoreCatalog`; for all ``reads``,
+            see :func:`reads_at_once`.
 
     Raises:
         ValueError: an unknown kind or option.
@@ -68,6 +70,7 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
     provider = PROVIDERS[kind]
     _refuse_secrets(name, url, options)  # before anything that would repeat a value
     check_options(name, options)
+    options.pop("reads", None)
     if kind == "zarr":
         return _store(name, url, options)
     if kind == "geoparquet":
@@ -88,6 +91,12 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
         provider.signer(url, options),
         **{key: value for key, value in options.items() if key in _API_OPTIONS},
     )
+
+
+def reads_at_once(kind: str, options: Mapping[str, Any]) -> int | None:
+    """How many files of a catalog's archive may be read at once, over all processes; None: there is no limit."""
+    given: int | None = options.get("reads", PROVIDERS[options.get("signer", kind)].reads)
+    return given
 
 
 def _check_address(name: str, url: str) -> None:

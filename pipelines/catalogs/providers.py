@@ -19,6 +19,7 @@ class Provider:
         url: used where the configuration gives none.
         page_items: items asked for in a page.
         concurrent: requests with it at once, from one process.
+        reads: files of its archive read at once, over all processes; None: as many as there are readers.
         retried: status codes that mean "later".
         signer: from the url and the signer's options.
         windows_months: span of one query.
@@ -31,6 +32,7 @@ class Provider:
     retried: frozenset[int] = _LATER
     windows_months: int = 1
     signer_options: frozenset[str] = field(default_factory=frozenset)
+    reads: int | None = None
 
 
 def _unsigned(url: str, options: Mapping[str, Any]) -> Signer:
@@ -67,7 +69,9 @@ PROVIDERS: dict[str, Provider] = {
     ),
     "planetary_computer": Provider("https://planetarycomputer.microsoft.com/api/stac/v1", _planetary_computer),
     # Four connections at once are what its quota allows.
-    "cdse": Provider("https://stac.dataspace.copernicus.eu/v1", _cdse, signer_options=frozenset({"s3_endpoint"})),
+    "cdse": Provider(
+        "https://stac.dataspace.copernicus.eu/v1", _cdse, signer_options=frozenset({"s3_endpoint"}), reads=4
+    ),
     # One provider of data is one path below this address (LPCLOUD has GEDI).
     "cmr": Provider("https://cmr.earthdata.nasa.gov/stac/LPCLOUD", _earthdata, concurrent=2),
     "sandbox": Provider("http://127.0.0.1:8591", _sandbox, concurrent=8, signer_options=frozenset({"signed"})),

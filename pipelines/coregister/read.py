@@ -276,7 +276,7 @@ def read_block(
     *,
     sign: Signers = None,
     engine: str = DEFAULT_ENGINE,
-    threads: int = 8,
+    threads: int | Mapping[str, int] = 8,
 ) -> Block:
     """Reads every source once over a window that holds many sites.
 
@@ -288,7 +288,7 @@ def read_block(
         sources: what to read.
         sign: unsigned address to one that can be opened; one for all, or one for each catalog by name.
         engine: "cog", "rasterio" or "stackstac".
-        threads: concurrent file reads.
+        threads: concurrent file reads; of each source by name, where archives allow unlike numbers.
     """
     listed = list(sources.values()) if isinstance(sources, Mapping) else list(sources)
     block = Block(window, period, {source.name: source for source in listed}, {}, {}, None, {}, sign, [])
@@ -306,8 +306,9 @@ def read_block(
             block.texts, failures = read_texts(scenes, window, period, source, sign)
             block.failures += failures
         else:
+            at_once = threads if isinstance(threads, int) else threads[source.name]
             frames, failures = read_frames(
-                scenes, window, source, engine=engine, sign=sign, threads=threads, on_doubt=block.doubts.append
+                scenes, window, source, engine=engine, sign=sign, threads=at_once, on_doubt=block.doubts.append
             )
             block.failures += failures
             if frames is not None:
@@ -323,7 +324,7 @@ def read_sequence(
     *,
     sign: Signers = None,
     engine: str = DEFAULT_ENGINE,
-    threads: int = 8,
+    threads: int | Mapping[str, int] = 8,
     sequence_id: str | None = None,
     split: str = "train",
 ) -> tuple[SiteSequence, list[ReadFailure]]:

@@ -52,6 +52,7 @@ from pipelines.stages.embedder import Embedder, observation_counts
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.flop import tile_flop
 from pipelines.stages.ingest import STATISTICS
+from pipelines.stages.limits import threads_by_source
 from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
 from pipelines.stages.precision import warn_of_imitation
@@ -158,7 +159,7 @@ class TileReader:
             self.recipe.sources,
             sign=signers(config),
             engine=config.embed.engine,
-            threads=config.ingest.threads,
+            threads=threads_by_source(config, config.embed.readers),
             sequence_id=task.name,
             split="map",
         )

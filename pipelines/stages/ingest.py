@@ -32,6 +32,7 @@ from pipelines.shards import ShardInfo, open_shards, update_manifest, write_shar
 from pipelines.sources import Source
 from pipelines.stages import estimate
 from pipelines.stages.estimate import Estimate
+from pipelines.stages.limits import threads_by_source
 from pipelines.stages.memory import (
     MB,
     block_budget,
@@ -222,7 +223,7 @@ class GroupReader:
                 sources,
                 sign=signers(config),
                 engine=config.ingest.engine,
-                threads=config.ingest.threads,
+                threads=threads_by_source(config, config.ingest.workers),
             )
             release_memory()  # what the block was stacked from
             stop_on_outage(block.failures, block.rasters, sources)

@@ -14,7 +14,7 @@ from pipelines.stages.session import stable_json
 
 CODE = "code"
 # How a catalog is asked, and how its assets are opened: neither is in a plan.
-_MANNERS = frozenset({"page_items", "concurrent", "attempts", "timeout_s", "signed", "s3_endpoint", "signer"})
+_MANNERS = frozenset({"page_items", "concurrent", "attempts", "timeout_s", "signed", "s3_endpoint", "signer", "reads"})
 _OF_SOURCES = {"catalog", "collections", "bands"}
 
 

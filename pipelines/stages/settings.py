@@ -10,6 +10,7 @@ from pipelines.catalogs.accounts import missing_accounts
 from pipelines.config import Config, ConfigError
 from pipelines.evaluation.baselines import NAMES
 from pipelines.evaluation.labels import LabelColumns, TaskKind, labelled, pair_years, read_labels
+from pipelines.stages.limits import check_readers
 from pipelines.stages.modelling import model_config
 from pipelines.stages.plan import area_of, open_catalogs
 from pipelines.stages.probe_points import label_files
@@ -45,6 +46,10 @@ def check_settings(config: Config, stages: Collection[str]) -> None:
     if {"ingest", "embed"} & set(stages):
         if lines := missing_accounts(config):
             raise ConfigError(". ".join(lines))
+    if "ingest" in stages:
+        check_readers(config, "ingest.workers", config.ingest.workers)
+    if "embed" in stages:
+        check_readers(config, "embed.readers", config.embed.readers)
     if "ingest" in stages and "text" in config.sources and config.ingest.text_encoder is not None:
         check_encoder(config.ingest.text_encoder)
     if {"train", "embed"} & set(stages):
