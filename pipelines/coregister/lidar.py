@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import fsspec
@@ -24,6 +27,7 @@ from pipelines.sources.base import Source
 # ``delta_time`` counts seconds from here (GEDI L2A data dictionary).
 EPOCH_MS = parse_time_ms("2018-01-01")
 MIN_SENSITIVITY = 0.9
+STRETCH = 2048  # footprints: some 120 km
 
 
 def read_points(
@@ -42,6 +46,7 @@ def read_points(
             signer = signer_of(sign, scene)
             read = partial(
                 _granule,
+                name=asset.href,
                 window=window,
                 source=source,
                 authorization=getattr(signer, "authorization", None),
@@ -66,14 +71,16 @@ def read_points(
 
 def _granule(
     href: str,
+    name: str,
     window: Window,
     source: Source,
     authorization: Authorization | None = None,
     renew: Renew | None = None,
 ) -> list[PointSamples]:
-    """The good footprints of every beam."""
+    """The good footprints of every beam of a granule, known by a name whatever its signature."""
     with open_hdf5(href, authorization, renew) as file:
-        return [_beam(file[name], window, source) for name in sorted(file) if name.startswith("BEAM")]
+        beams = [file[key] for key in sorted(file) if key.startswith("BEAM")]
+        return [_beam(beam, rows, window, source) for beam in beams if (rows := _rows_near(beam, name, window))]
 
 
 @contextmanager
@@ -91,20 +98,78 @@ def open_hdf5(href: str, authorization: Authorization | None = None, renew: Rene
             yield file
 
 
-def _beam(group: h5py.Group, window: Window, source: Source) -> PointSamples:
-    """One beam's good footprints; the heights are read for the rows from the first to the last of them."""
+@dataclass(frozen=True)
+class Track:
+    """Where a beam went: the bounds of each stretch of ``STRETCH`` footprints, ``(K,)`` degrees.
+
+    Latitudes and longitudes of a granule are megabytes. Neighbouring windows ask for the same granule, of which the
+    second fetches the stretches that it needs.
+    """
+
+    west: NDArray[np.float64]
+    south: NDArray[np.float64]
+    east: NDArray[np.float64]
+    north: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> Track:
+        starts = np.arange(0, len(lat), STRETCH)
+        least, most = np.fmin.reduceat, np.fmax.reduceat  # which pass over what is not a number
+        return cls(least(lon, starts), least(lat, starts), most(lon, starts), most(lat, starts))
+
+    def rows(self, bounds: tuple[float, float, float, float]) -> slice | None:
+        """Footprints from the first stretch that may meet the bounds (west, south, east, north) to the last."""
+        west, south, east, north = bounds
+        meets = (self.west <= east) & (self.east >= west) & (self.south <= north) & (self.north >= south)
+        found = np.flatnonzero(meets)
+        return slice(int(found[0]) * STRETCH, (int(found[-1]) + 1) * STRETCH) if found.size else None
+
+
+class Tracks:
+    """Tracks of the latest remote beams that this process has read."""
+
+    def __init__(self, limit: int) -> None:
+        self._lock, self._limit = threading.Lock(), limit
+        self._kept: OrderedDict[tuple[str, str, int], Track] = OrderedDict()
+
+    def of(self, beam: h5py.Group, granule: str) -> Track:
+        """A beam's track; files of this machine are looked at anew, as they may have been written over."""
+        count = beam["lat_lowestmode"].shape[0]
+        key = granule, str(beam.name), count
+        with self._lock:
+            track = self._kept.get(key)
+        if track is None:
+            track = Track.of(beam["lon_lowestmode"][:], beam["lat_lowestmode"][:])
+            if "://" in granule:
+                with self._lock:
+                    self._kept[key] = track
+                    while len(self._kept) > self._limit:
+                        self._kept.popitem(last=False)
+        return track
+
+
+TRACKS = Tracks(limit=4096)  # of 512 granules, some 10 MB
+
+
+def _rows_near(beam: h5py.Group, granule: str, window: Window) -> slice | None:
+    """The rows of a beam among which a window's footprints are; None: there are none."""
+    if "lat_lowestmode" not in beam or not beam["lat_lowestmode"].shape[0]:
+        return None
+    return TRACKS.of(beam, granule).rows(window.footprint().bounds)
+
+
+def _beam(group: h5py.Group, rows: slice, window: Window, source: Source) -> PointSamples:
+    """The good footprints among some rows of a beam; the heights are read from the first to the last of them."""
     empty = np.empty(0, np.int32)
     nothing = PointSamples(empty, empty, np.empty(0, np.int64), np.empty((0, len(source.bands)), np.float32))
-    if "lat_lowestmode" not in group:
-        return nothing
-    lat, lon = group["lat_lowestmode"][:], group["lon_lowestmode"][:]
+    lat, lon = group["lat_lowestmode"][rows], group["lon_lowestmode"][rows]
     west, south, east, north = window.footprint().bounds
     near = np.flatnonzero((lat >= south) & (lat <= north) & (lon >= west) & (lon <= east))
     if not near.size:
         return nothing
-    rows = slice(int(near[0]), int(near[-1]) + 1)
-    near = near - rows.start
-    lat, lon = lat[rows][near], lon[rows][near]
+    first, last = int(near[0]), int(near[-1])
+    lat, lon = lat[near], lon[near]
+    rows, near = slice(rows.start + first, rows.start + last + 1), near - first
     x, y = transformer(WGS84, window.epsg).transform(lon, lat)
     row = np.floor((window.top_m - np.asarray(y)) / window.resolution_m).astype(np.int32)
     col = np.floor((np.asarray(x) - window.left_m) / window.resolution_m).astype(np.int32)

@@ -175,3 +175,23 @@ def test_only_the_beams_columns_and_rows_that_are_needed_are_fetched(tmp_path):
     size = path.stat().st_size
     assert size > 30e6 and sent < positions + 14 * BLOCK_BYTES and sent < size / 6
     assert asked == -(-sent // BLOCK_BYTES)
+
+
+def test_the_next_window_of_a_granule_fetches_the_positions_near_it_only(tmp_path):
+    """Eight beams of 30,000 shots along the window's column; their positions take 3.8 MB."""
+    count = 30_000
+    rows = np.arange(count)
+    beams = {f"BEAM{k:04b}": {"pixel": np.stack([rows, np.full(count, 5 + k)], axis=1)} for k in range(8)}
+    path = granule(tmp_path / "g.h5", beams)
+    other = window(row=10_000)
+    near, _ = read_points([scene(path)], other, YEAR, GEDI)
+    with serve(tmp_path) as server:
+        there = [scene(f"{server.url}/g.h5")]
+        read_points(there, window(), YEAR, GEDI)
+        first = server.sent
+        far, failures = read_points(there, other, YEAR, GEDI)
+        second = server.sent - first
+    assert failures == [] and len(far.row) == 8 * 40
+    np.testing.assert_array_equal(near.values, far.values)
+    np.testing.assert_array_equal(near.row, far.row)
+    assert first > 8 * 2 * count * 8 and second < first / 2, (first, second)
