@@ -16,20 +16,48 @@ _PAID = ("landsat-c2", "sentinel-2-l1c", "sentinel-1-grd")
 
 
 def missing_account(kind: str, url: str, collections: Iterable[str]) -> str | None:
-    """What is to be set before assets of some collections can be read; None where nothing is missing.
-
-    A catalog that stands elsewhere than its provider's own keeps its assets elsewhere too, and is not asked about.
-    """
-    if url and urlsplit(url).hostname != urlsplit(PROVIDERS[kind].url).hostname:
+    """What is to be set before assets of some collections can be read; None where nothing is missing."""
+    if not _is_providers_own(kind, url):
         return None
     if kind == "cmr" and not (os.environ.get("EARTHDATA_TOKEN") or (Path.home() / ".netrc").is_file()):
         return "its files need an Earthdata login: set EARTHDATA_TOKEN, or write urs.earthdata.nasa.gov into ~/.netrc"
     if kind == "cdse" and not has_keys():
         return f"its files need keys of CDSE's S3 service: {AWS_REMEDY}"
-    paid = sorted(name for name in collections if name.startswith(_PAID))
-    if kind == "earth_search" and paid and not (has_keys() or has_role()):
+    paid = _paid(kind, collections)
+    if paid and not (has_keys() or has_role()):
         return f"the requester pays for {', '.join(paid)}: {AWS_REMEDY}"
     return None
+
+
+def _is_providers_own(kind: str, url: str) -> bool:
+    """A catalog that stands elsewhere keeps its assets elsewhere too, and nothing is known of those."""
+    return not url or urlsplit(url).hostname == urlsplit(PROVIDERS[kind].url).hostname
+
+
+def _paid(kind: str, collections: Iterable[str]) -> list[str]:
+    return sorted(name for name in collections if name.startswith(_PAID)) if kind == "earth_search" else []
+
+
+def clashing_accounts(config: Config) -> str | None:
+    """Catalogs whose files want keys of two S3 services; None where there are none such.
+
+    GDAL holds one account a process, so AWS's keys would be sent to CDSE, or the other way round.
+    """
+    wanting: dict[str, str] = {}
+    for key, source in sorted(config.sources.items()):
+        part = config.catalogs[source.catalog]
+        if not _is_providers_own(part.kind, part.url):
+            continue
+        if part.kind == "cdse":
+            wanting["CDSE"] = key
+        elif _paid(part.kind, source.collections):
+            wanting["AWS"] = key
+    if len(wanting) < 2:
+        return None
+    return (
+        f"sources.{wanting['CDSE']} wants keys of CDSE's S3 service and sources.{wanting['AWS']} those of AWS, and one "
+        "run holds one account: take Sentinel-2 from earth_search, where it is open, or Landsat from planetary_computer"
+    )
 
 
 def missing_accounts(config: Config) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from pipelines.catalogs.accounts import missing_accounts
+from pipelines.catalogs.accounts import clashing_accounts, missing_accounts
 from pipelines.config import Config, ConfigError
 from pipelines.evaluation.baselines import NAMES
 from pipelines.evaluation.labels import LabelColumns, TaskKind, labelled, pair_years, read_labels
@@ -44,6 +44,8 @@ def check_settings(config: Config, stages: Collection[str]) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if {"ingest", "embed"} & set(stages):
+        if clash := clashing_accounts(config):
+            raise ConfigError(clash)
         if lines := missing_accounts(config):
             raise ConfigError(". ".join(lines))
     if "ingest" in stages:

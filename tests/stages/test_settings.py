@@ -116,6 +116,20 @@ def test_an_account_that_is_missing_is_said_before_anything_is_read(
     check_settings(config, ALL)
 
 
+def test_two_s3_services_in_one_run_are_refused(configured, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    both = (
+        "catalogs.one={kind: cdse, url: 'https://stac.dataspace.copernicus.eu/v1'}",
+        "catalogs.two={kind: earth_search, url: 'https://earth-search.aws.element84.com/v1'}",
+        "sources.sentinel2={catalog: one, collections: [sentinel-2-l2a]}",
+    )
+    text = refusal(
+        check_settings, configured(*both, "sources.landsat={catalog: two, collections: [landsat-c2-l2]}"), ALL
+    )
+    assert text.startswith("sources.sentinel2 wants keys of CDSE's S3 service and sources.landsat those of AWS")
+    check_settings(configured(*both, "sources.elevation={catalog: two, collections: [cop-dem-glo-30]}"), ALL)
+
+
 def test_only_the_sources_that_want_an_account_are_told_to_go_and_doctor_says_the_same(
     configured, monkeypatch, tmp_path, capsys
 ):
