@@ -28,8 +28,8 @@ def collect(
 ) -> None:
     """Add the scenes of some items to a search, in order of time and id.
 
-    An item that several windows returned counts once. Items that turn out to lie outside the area or period (a box was
-    searched instead of an outline) are not part of the search at all.
+    An item that several windows returned counts once; another one of the same id is refused. Items that turn out to lie
+    outside the area or period (a box was searched instead of an outline) are not part of the search at all.
 
     Args:
         found: what is added to.
@@ -40,12 +40,14 @@ def collect(
         period: None for any time.
     """
     prepare(area)
-    seen = set()
+    seen: dict[tuple[Any, Any], Mapping[str, Any]] = {}
     for item, base in items:
         key = (item.get("collection"), item.get("id"))
         if key in seen:
+            if item != seen[key]:
+                found.refuse("another item of the collection has the same id", str(item.get("id")))
             continue
-        seen.add(key)
+        seen[key] = item
         try:
             scene = normalise(item, source, catalog, base=base)
             _understood(scene, source)
@@ -54,7 +56,7 @@ def collect(
             continue
         except (KeyError, TypeError, ValueError, AttributeError, ShapelyError) as error:
             # An item that breaks the STAC specification; one of them must not end a search.
-            found.refuse(f"the item is malformed ({type(error).__name__})", str(item.get("id")))
+            found.refuse(f"the item is malformed ({_said(error)})", str(item.get("id")))
             continue
         if not scene.footprint.intersects(area):
             continue
@@ -62,6 +64,13 @@ def collect(
             continue
         found.scenes.append(scene)
     found.scenes.sort(key=lambda scene: (scene.time_ms, scene.scene_id))
+
+
+def _said(error: Exception) -> str:
+    """What is wrong in a few words, the same for all items of which it is wrong."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0]!r}"
+    return f"{type(error).__name__} of a value"
 
 
 def _understood(scene: Scene, source: Source) -> None:

@@ -18,6 +18,7 @@ from pipelines.catalogs.stac_fields import (
     interval_ms,
     moment_ms,
     self_href,
+    split_at_antimeridian,
     stored,
 )
 from pipelines.catalogs.stores import stores
@@ -86,6 +87,8 @@ def normalise(
     if source.name == "landsat":
         landsat.require_tier_1(item)
     outline = footprint(item)
+    if source.kind is Kind.FRAMES:
+        outline = split_at_antimeridian(outline)
     time_ms, valid_ms = _times(item, source.kind)
     assets = scene_assets(item, source, collection=collection, base=base)
     return Scene(

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
-from shapely import make_valid
+import numpy as np
+from shapely import box, make_valid, transform, union_all
+from shapely.affinity import translate
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
@@ -53,6 +55,24 @@ def footprint(item: Fields) -> BaseGeometry:
     if geometry.is_empty:
         raise UnusableItem("the item's geometry is empty")
     return geometry
+
+
+def split_at_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
+    """A footprint of a scene with polygons from 179 to -179 degrees as what they mean: pieces on both sides of 180.
+
+    No scene spans half the Earth, so a polygon wider than that goes round the other way (RFC 7946 asks producers to cut
+    it, and not all do).
+    """
+    return union_all([_cut(part) for part in getattr(geometry, "geoms", [geometry])])
+
+
+def _cut(part: BaseGeometry) -> BaseGeometry:
+    west, _, east, _ = part.bounds
+    if east - west <= 180:
+        return part
+    turned = make_valid(transform(part, lambda x, y: (np.where(x < 0, x + 360, x), y), interleaved=False))
+    beyond = translate(turned.intersection(box(180, -90, 360, 90)), xoff=-360)
+    return union_all([turned.intersection(box(0, -90, 180, 90)), beyond])
 
 
 def moment_ms(item: Fields) -> int:

@@ -258,6 +258,52 @@ def test_items_of_a_catalog_without_collections_go_by_its_id(tmp_path):
     assert ids(found) == ["scene-0", "scene-1", "scene-2", "scene-3"]
 
 
+def test_links_in_circles_and_to_nowhere_are_followed_once(tmp_path):
+    folder = static_world.write(tmp_path)
+    root = folder / "catalog.json"
+    node = json.loads(root.read_text())
+    node["links"] += [{"rel": "child", "href": "./catalog.json"}, {"rel": "child"}, None]
+    node["links"] += [{"rel": "child", "href": "./gone/catalog.json"}, {"rel": "child", "href": "./round.json"}]
+    root.write_text(json.dumps(node))
+    back = [{"rel": "child", "href": "./catalog.json"}, {"rel": "child", "href": "./optical/collection.json"}]
+    (folder / "round.json").write_text(json.dumps({"type": "Catalog", "links": back}))
+    (folder / "optical" / "items" / "scene-1.json").rename(folder / "optical" / "items" / "scene 1.json")
+    path = folder / "optical" / "collection.json"
+    path.write_text(path.read_text().replace("scene-1.json", "scene%201.json"))
+    found = open_catalog("cat", "static", str(folder)).search(OPTICAL, ["optical", "tpyo"], EVERYWHERE, YEAR)
+    assert ids(found) == ["scene-0", "scene-1", "scene-2", "scene-3"]
+    assert found.refused_items["the catalog has no such collection"] == ["tpyo"]
+    (gone,) = found.refused_items["a catalog below it is missing or no JSON"]
+    assert gone.endswith("gone/catalog.json")
+
+
+def test_no_item_of_a_static_catalog_is_lost_without_a_word(tmp_path):
+    folder = static_world.write(tmp_path)
+    for index, geometry in enumerate(
+        (
+            {"type": "Polygon", "coordinates": []},
+            {"type": "GeometryCollection", "geometries": []},
+            {"type": "Polygon", "coordinates": [[[179, 50], [-179, 50], [-179, 51], [179, 51], [179, 50]]]},
+        )
+    ):
+        path = folder / "optical" / "items" / f"scene-{index}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "geometry": geometry}))
+    path = folder / "optical" / "items" / "scene-3.json"
+    twin = {**json.loads(path.read_text()), "properties": {"datetime": "2020-07-01T00:00:00Z"}}
+    (folder / "optical" / "items" / "twin.json").write_text(json.dumps(twin))
+    path = folder / "optical" / "collection.json"
+    node = json.loads(path.read_text())
+    path.write_text(json.dumps({**node, "links": [*node["links"], {"rel": "item", "href": "./items/twin.json"}]}))
+    catalog = open_catalog("cat", "static", str(folder))
+    east, west = (catalog.search(OPTICAL, ["optical"], box(x, 50, x + 0.5, 50.5), YEAR) for x in (179.2, -179.5))
+    assert ids(east) == ids(west) == ["scene-2"]
+    assert ids(catalog.search(OPTICAL, ["optical"], box(0, 50, 1, 51), YEAR)) == []
+    found = catalog.search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+    assert ids(found) == ["scene-2", "scene-3"]
+    assert found.refused_items["the item's geometry is empty"] == ["scene-0", "scene-1"]
+    assert found.refused_items["another item of the collection has the same id"] == ["scene-3"]
+
+
 def test_assets_of_a_static_catalog_are_signed_as_it_is_told(folder):
     catalog = open_catalog("cat", "static", str(folder), signer="planetary_computer")
     assert catalog.signer.token_url("https://acc.blob.core.windows.net/box/a.tif").endswith("/acc/box")
