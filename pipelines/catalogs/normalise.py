@@ -190,7 +190,7 @@ def _asset(
     if name in source.mask_roles:
         scale, offset = 1.0, 0.0
     elif source.name == "sentinel2":
-        scale = numbers.scale or sentinel2.SCALE
+        scale = sentinel2.effective_scale(numbers.scale)
         offset = sentinel2.effective_offset(
             baseline=sentinel2.processing_baseline(item),
             already_applied=sentinel2.already_applied(item, absolute(asset["href"], base)),

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 
 from pipelines.catalogs.api import ApiCatalog
 from pipelines.catalogs.base import Catalog
+from pipelines.catalogs.credentials import refuse_credentials
 from pipelines.catalogs.providers import PROVIDERS
 from pipelines.catalogs.sign import Signer
 from pipelines.catalogs.snapshot import SnapshotCatalog
@@ -39,14 +40,6 @@ _OPTION_TYPES: dict[str, tuple[Any, str]] = {
     "bbox": (tuple[_Edge, _Edge, _Edge, _Edge], "a list of west, south, east, north in degrees"),
     "period": (tuple[Any, Any], "its first day and the day after its last, as texts like '1940-01-01'"),
 }
-_SECRET_KEY = re.compile(
-    r"authorization|api[-_]?key|secret|passw|cookie|sas_token|account_key|connection_string|^(key|token|auth)$", re.I
-)
-_NO_SECRETS = (None, "", False, True, "anon", "google_default", "cloud", "cache", "browser")
-_CREDENTIALS_REMEDY = (
-    "keep it out of the configuration: in AWS_ACCESS_KEY_ID and its like, GOOGLE_APPLICATION_CREDENTIALS, or ~/.netrc "
-    "(storage_options: {client_kwargs: {trust_env: true}})"
-)
 _API_OPTIONS = frozenset({"page_items", "concurrent", "attempts", "timeout_s", "query"})
 
 
@@ -68,7 +61,7 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
     if kind not in PROVIDERS:
         raise ValueError(f"catalogs.{name}.kind: {kind!r} is not one of {', '.join(PROVIDERS)}")
     provider = PROVIDERS[kind]
-    _refuse_secrets(name, url, options)  # before anything that would repeat a value
+    refuse_credentials(name, url, options)  # before anything that would repeat a value
     check_options(name, options)
     options.pop("reads", None)
     if kind == "zarr":
@@ -103,20 +96,6 @@ def _check_address(name: str, url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", url):
         raise ValueError(f"catalogs.{name}.url: {url!r} is no web address; give one that starts with https://")
-
-
-def _refuse_secrets(name: str, url: str, options: Mapping[str, Any]) -> None:
-    """A plan holds addresses and options, and is kept and shared: credentials must not come to be in it."""
-    if urlsplit(url).username or urlsplit(url).password:
-        raise ValueError(f"catalogs.{name}.url: holds a user name or password; {_CREDENTIALS_REMEDY}")
-    pending = [(f"catalogs.{name}.options", options)]
-    while pending:
-        where, mapping = pending.pop()
-        for key, value in mapping.items():
-            if isinstance(value, Mapping):
-                pending.append((f"{where}.{key}", value))
-            elif _SECRET_KEY.search(str(key)) and value not in _NO_SECRETS:
-                raise ValueError(f"{where}.{key}: holds a credential; {_CREDENTIALS_REMEDY}")
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ from pipelines.catalogs.base import UnusableItem
 SCALE = 1e-4  # reflectance per digital number, every product since 2015
 OFFSET = -0.1  # RADIO_ADD_OFFSET / BOA_ADD_OFFSET of -1000, products of baseline 04.00 (25 January 2022) and later
 OFFSET_SINCE = (4, 0)
+LARGEST_OFFSET = 0.5
+SCALES = (1e-5, 1e-3)  # between which a reflectance per digital number lies
 # The producer's own files, which no catalog has changed: its word on what it did to its copies says nothing of them.
 PRODUCERS_BUCKETS = frozenset({"sentinel-s2-l1c", "sentinel-s2-l2a", "eodata"})
 USER_RUN = (99, 99)  # Sen2Cor run by a user: the number says nothing about the offset
@@ -71,17 +73,33 @@ def effective_offset(
         stated: offset in the item's raster fields, None when there are none.
 
     Raises:
-        UnusableItem: nothing of this is known, so that reflectance could be wrong by 0.1.
+        UnusableItem: nothing of this is known, so that reflectance could be wrong by 0.1; or what is stated is no
+            reflectance.
     """
     if already_applied:
         return 0.0
     if baseline is not None and baseline < OFFSET_SINCE:
         return 0.0
     if stated is not None:
+        if abs(stated) > LARGEST_OFFSET:
+            raise UnusableItem("Sentinel-2 offset of the item is no reflectance (digital numbers?)")
         return stated
     if baseline is None or baseline == USER_RUN:
         raise UnusableItem("Sentinel-2 offset unknown: neither raster:bands nor a producer's processing baseline")
     return OFFSET
+
+
+def effective_scale(stated: float | None) -> float:
+    """Reflectance per digital number.
+
+    Raises:
+        UnusableItem: what the item states cannot be that.
+    """
+    if stated is None:
+        return SCALE
+    if not SCALES[0] <= stated <= SCALES[1]:
+        raise UnusableItem("Sentinel-2 scale of the item is no reflectance per digital number")
+    return stated
 
 
 def processing_baseline(item: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -108,7 +126,7 @@ def already_applied(item: Mapping[str, Any], href: str) -> bool | None:
     properties = item.get("properties") or {}
     for name in ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"):
         if name in properties:
-            return bool(properties[name])
+            return str(properties[name]).strip().lower() not in ("false", "0", "no", "none", "")
     return None
 
 

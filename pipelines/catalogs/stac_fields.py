@@ -18,6 +18,7 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from pipelines.catalogs.base import UnusableItem
+from pipelines.catalogs.credentials import unsigned
 from pipelines.grid import DAY_MS, parse_time_ms
 
 Fields = Mapping[str, Any]
@@ -150,15 +151,12 @@ def stored(asset: Fields) -> Stored:
 
 
 def absolute(href: str, base: str | None) -> str:
-    """An href made absolute against the address of its item."""
-    if "://" in href or href.startswith("/"):
-        return href
-    if base is None:
-        return href
-    if "://" in base:
-        return urljoin(base, href)
+    """An href made absolute against the address of its item, without any signature."""
+    if "://" in href or href.startswith("/") or base is None:
+        return unsigned(href)
     # urljoin normalises dots in plain paths too, but only rooted ones keep their root.
-    return urljoin(base, href) if base.startswith("/") else urljoin("/" + base, href)[1:]
+    rooted = "://" in base or base.startswith("/")
+    return unsigned(urljoin(base, href) if rooted else urljoin("/" + base, href)[1:])
 
 
 def self_href(item: Fields) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipelines.catalogs.credentials import without_credentials
 from pipelines.catalogs.stac_fields import Fields, absolute
 from pipelines.scenes import Asset
 from pipelines.sources.base import Source
@@ -23,25 +24,25 @@ def stores(item: Fields, given: Fields, source: Source, base: str | None) -> dic
     Args:
         item: STAC item.
         given: its assets.
-        source: that they are for; where stores are named like variables, those of others are left out.
+        source: that they are for; where several are named like its variables, the others are left out.
         base: address of the item.
     """
     found: dict[str, Asset] = {}
-    names = set()
+    taken: dict[str, str] = {}  # scheme by the store's last two names
     ordered = sorted(given, key=lambda key: (not str(given[key].get("href")).startswith(("http", "/", ".")), key))
     for key in ordered:
         asset = given[key]
         href = str(asset.get("href") or "").rstrip("/")
         if not href or (asset.get("type") not in _TYPES and not href.endswith(_ENDINGS)):
             continue
-        store = "/".join(href.split("/")[-2:])
-        if store in names:  # the same store by another protocol
+        store, scheme = "/".join(href.split("/")[-2:]), urlsplit(href).scheme
+        if taken.setdefault(store, scheme) != scheme:  # the same store by another protocol
             continue
-        names.add(store)
-        options = {k: v for k, v in (asset.get("xarray:open_kwargs") or {}).items() if k not in _OURS}
+        given_options = asset.get("xarray:open_kwargs") or {}
+        options = without_credentials({k: v for k, v in given_options.items() if k not in _OURS})
         storage = {**(options.pop("storage_options", None) or {}), **(asset.get("xarray:storage_options") or {})}
         address, storage = over_https(absolute(href, base), storage)
-        if storage:
+        if storage := without_credentials(storage):
             options["storage_options"] = storage
         variables = asset.get("cube:variables") or (item.get("properties") or {}).get("cube:variables") or {}
         units = {name: value.get("unit") for name, value in variables.items() if value.get("type") != "auxiliary"}
@@ -49,7 +50,7 @@ def stores(item: Fields, given: Fields, source: Source, base: str | None) -> dic
     if len(found) == 1:
         return {"store": next(iter(found.values()))}
     known = {key: asset for key, asset in found.items() if key in STORED} if source.name == "era5" else {}
-    return known or found
+    return known if len(known) > 1 else found
 
 
 def over_https(href: str, storage: dict[str, Any]) -> tuple[str, dict[str, Any]]:

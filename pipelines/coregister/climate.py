@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pipelines.coregister.complete import nearly_all, samples_a_day
 from pipelines.coregister.fetch import Failure, Sign, Signers, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
 from pipelines.coregister.rain import daily, days_of, difference, is_accumulated
@@ -29,8 +30,6 @@ from pipelines.sequence import RasterFrames
 from pipelines.sources.base import Source
 from pipelines.sources.era5 import ENDINGS, PRECIPITATION, SAMPLED, STORED
 
-# A month counts when at least this share of its days is in the store.
-MIN_DAYS = 0.9
 # Chunks up to this size (all variables and times, single precision) are kept whole for the neighbouring cells.
 CHUNK_BYTES = 64 * 2**20
 
@@ -316,12 +315,15 @@ def monthly(
 ) -> dict[tuple[int, int], dict[str, float]]:
     """Monthly variables by (year, month) of one cell's series, in metres, kelvin and pascal.
 
+    A day counts with nine tenths of its samples, a month with nine tenths of its days; its sum needs all of them.
+
     Args:
         cell: hourly or daily.
         units: by variable, what the catalog says.
         closing: given where precipitation adds up since midnight: that of the midnight that ends the series, if known.
     """
     series: dict[str, pd.Series] = {}
+    a_day = samples_a_day(step_of(cell["time"]))
     for quantity, names in SAMPLED.items():
         for name in names:
             for ending in ENDINGS:
@@ -329,7 +331,7 @@ def monthly(
                     series.setdefault(quantity + ending, _si(cell[name + ending], quantity, units))
     if (rain := rain_of(cell)) is not None:
         found = cell[rain] if closing is None else xr.concat([cell[rain], closing[rain]], "time")
-        series[RAIN] = daily(_si(found, RAIN, units), accumulated=closing is not None)
+        series[RAIN] = daily(_si(found, RAIN, units), closing is not None, a_day)
     out: dict[tuple[int, int], dict[str, float]] = {}
     for name, values in series.items():
         sampled_often = len(values) > 1.5 * max(1, len(values.resample("D")))
@@ -343,8 +345,11 @@ def monthly(
             statistics = {f"{name}_mean": (values, "mean")}
         for variable, (numbers, how) in statistics.items():
             present = numbers.dropna()
+            of_day = present.groupby(present.index.normalize()).transform("size")
+            present = present[of_day >= (1 if name == RAIN else nearly_all(a_day))]
             for month, part in present.groupby(present.index.to_period("M")):
-                if part.index.normalize().nunique() >= MIN_DAYS * month.days_in_month:
+                days = month.days_in_month if how == "sum" else nearly_all(month.days_in_month)
+                if part.index.normalize().nunique() >= days:
                     out.setdefault((month.year, month.month), {})[variable] = float(part.agg(how))
     return out
 

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import fsspec
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.coregister.engines import CorruptBlock
 from pipelines.coregister.engines.logs import hide_queries
 from pipelines.coregister.fetch import Failure, Signers, renewed, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
@@ -88,14 +90,22 @@ def open_hdf5(href: str, authorization: Authorization | None = None, renew: Rene
     """An HDF5 file, of whose remote ones only the ranges that are read are fetched."""
     if href.startswith(("http://", "https://")):
         hide_queries()
-        with RangedFile(href, authorization, renew) as handle, h5py.File(handle, "r") as file:
+        with RangedFile(href, authorization, renew) as handle, _hdf5(handle) as file:
             yield file
     elif "://" in href:
-        with fsspec.open(href, "rb", block_size=BLOCK_BYTES) as handle, h5py.File(handle, "r") as file:
+        with fsspec.open(href, "rb", block_size=BLOCK_BYTES) as handle, _hdf5(handle) as file:
             yield file
     else:
-        with h5py.File(href, "r") as file:
+        with _hdf5(href) as file:
             yield file
+
+
+def _hdf5(handle: Any) -> h5py.File:
+    try:
+        return h5py.File(handle, "r")
+    except OSError as error:
+        # HDF5 says "file signature not found", which is not that there is no file.
+        raise CorruptBlock("no HDF5 file") if "signature" in str(error) else error from error
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ from pipelines.coregister.climate import (
     DAILY_S,
     LATITUDE,
     LONGITUDE,
-    MIN_DAYS,
     MONTHLY,
     RAIN,
     rain_of,
     series_of,
 )
+from pipelines.coregister.complete import MIN_SHARE, nearly_all, samples_a_day
 from pipelines.coregister.rain import Days, is_accumulated
 from pipelines.coregister.units import step_of, to_si
 from pipelines.grid import Period
@@ -79,7 +79,7 @@ def aggregate(
             continue
         values = _month(region, month, units, accumulated)
         if values is None:
-            logger.warning("%s holds less than %d %% of %s", store, 100 * MIN_DAYS, month)
+            logger.warning("%s holds less than %d %% of %s", store, 100 * MIN_SHARE, month)
             continue
         dims = ("time", "latitude", "longitude")
         found = xr.Dataset({name: (dims, array[None].astype(np.float32)) for name, array in values.items()})
@@ -144,6 +144,7 @@ def _month(
     part = region.sel(time=slice(month.start_time, month.end_time))
     sums: dict[str, _Sums] = {}
     steps, step_s = len(part["time"]), step_of(part["time"])
+    a_day = samples_a_day(step_s)
     often = steps > 1.5 * max(1, len(np.unique(part["time"].to_numpy().astype("datetime64[D]"))))
     rain_name = rain_of(part)
     rain: _Rain | None = None
@@ -157,9 +158,9 @@ def _month(
             quantity, ending = _meaning(str(name))
             values = measured(array, quantity)
             if quantity != RAIN:
-                sums.setdefault(f"{quantity}|{ending}", _Sums(values.shape[1:])).add(values)
+                sums.setdefault(f"{quantity}|{ending}", _Sums(values.shape[1:], nearly_all(a_day))).add(values)
             elif name == rain_name:
-                rain = rain or _Rain(values.shape[1:])
+                rain = rain or _Rain(values.shape[1:], a_day)
                 rain.add(values, starts_at_midnight=_starts_at_midnight(day))
     if rain is not None:
         end = month.end_time.ceil("D")
@@ -173,7 +174,7 @@ def _month(
         found = {"sum": total.sum, "mean": total.mean(), "min": total.least, "max": total.greatest}
         kinds = ("sum", "min", "max") if quantity == RAIN else ("mean", "min", "max") if often else ("mean",)
         for kind in (ending,) if ending else kinds:
-            enough = total.days >= MIN_DAYS * month.days_in_month
+            enough = total.days >= (month.days_in_month if kind == "sum" else nearly_all(month.days_in_month))
             out[f"{quantity}_{kind}"] = np.where(enough, found[kind], np.nan)
     return out if any(np.isfinite(values).any() for values in out.values()) else None
 
@@ -203,15 +204,17 @@ def _starts_at_midnight(day: xr.Dataset) -> bool:
 
 
 class _Sums:
-    """Running figures of one variable's cells; NaN is not measured."""
+    """Running figures of one variable's cells; NaN is not measured, and a day needs some number of samples."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], samples: int = 1) -> None:
+        self.samples = samples
         self.sum, self.count, self.days = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         self.least, self.greatest = np.full(shape, np.inf), np.full(shape, -np.inf)
 
     def add(self, day: NDArray[np.float64]) -> None:
         """A day's samples ``(T, y, x)``."""
         known = ~np.isnan(day)
+        known &= known.sum(axis=0) >= self.samples
         self.sum += np.where(known, day, 0.0).sum(axis=0)
         self.count += known.sum(axis=0)
         self.days += known.any(axis=0)
@@ -225,14 +228,16 @@ class _Sums:
 class _Rain:
     """Running figures of precipitation in both readings: of the hour, and added up since midnight."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], a_day: int) -> None:
+        self.a_day = a_day
         self.of_hours, self.of_days, self.seen = _Sums(shape), _Sums(shape), Days()
         self.since: list[NDArray[np.float64]] | None = None  # the maps of the day that goes on, after its midnight
 
     def add(self, day: NDArray[np.float64], *, starts_at_midnight: bool) -> None:
         """A day's samples ``(T, y, x)``; the first may be that of the midnight that ends the day before."""
         known = ~np.isnan(day)
-        self.of_hours.add(np.where(known.any(axis=0), np.where(known, day, 0.0).sum(axis=0), np.nan)[None])
+        whole = known.sum(axis=0) >= nearly_all(self.a_day)
+        self.of_hours.add(np.where(whole, np.where(known, day, 0.0).sum(axis=0), np.nan)[None])
         self.close(day[: int(starts_at_midnight)])
         self.since = list(day[int(starts_at_midnight) :])
 
@@ -241,7 +246,8 @@ class _Rain:
         if self.since is not None and (maps := [*self.since, *midnight]):
             day = np.stack(maps)
             self.seen.add(day.reshape(len(day), -1))
-            self.of_days.add(np.fmax.reduce(day, axis=0)[None])
+            whole = (~np.isnan(day)).sum(axis=0) >= nearly_all(self.a_day)
+            self.of_days.add(np.where(whole, np.fmax.reduce(day, axis=0), np.nan)[None])
         self.since = None
 
     def result(self, setting: bool | None, attributes: Iterable[Mapping[str, Any]], *, hourly: bool) -> _Sums:

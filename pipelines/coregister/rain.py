@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipelines.coregister.complete import nearly_all
+
 # A day counts where this much is reached, and falls where it loses this share of it: both are beyond the rounding of
 # packed maps, 1e-5 m.
 WET_M = 2e-4
@@ -101,16 +103,18 @@ def is_accumulated(
     )
 
 
-def daily(hours: pd.Series, accumulated: bool) -> pd.Series:
-    """Sums by the day of a series in metres.
+def daily(hours: pd.Series, accumulated: bool, a_day: int) -> pd.Series:
+    """Sums by the day of a series in metres; NaN for a day of which too little is there.
 
     Args:
         hours: by moment; if accumulated, up to the midnight that ends the last day.
         accumulated: they are sums since midnight.
+        a_day: samples of a whole day, of which nearly all must be there: a series may begin an hour after midnight.
     """
     if not accumulated:
-        return hours.resample("D").sum(min_count=1)
-    return hours.groupby(_day_of(hours.index)).max()
+        return hours.resample("D").sum(min_count=nearly_all(a_day))
+    days = hours.groupby(_day_of(hours.index))
+    return days.max().where(days.count() >= nearly_all(a_day))
 
 
 def days_of(values_TN: NDArray[np.float64], moments: pd.DatetimeIndex) -> Days:

@@ -24,7 +24,7 @@ import pipelines.shards
 import pipelines.sources
 from pipelines.config import Config, ConfigError
 from pipelines.coregister import ReadDoubt, ReadFailure, keep_blocks, read_block
-from pipelines.grid import RESOLUTION_M, Period, Site, Window
+from pipelines.grid import Site
 from pipelines.products.identity import code_digest, identity
 from pipelines.scenes import Scene
 from pipelines.sequence import Sequence
@@ -32,17 +32,15 @@ from pipelines.shards import ShardInfo, open_shards, update_manifest, write_shar
 from pipelines.sources import Source
 from pipelines.stages import estimate
 from pipelines.stages.estimate import Estimate
+from pipelines.stages.groups import SiteGroup, groups_of, largest_window
 from pipelines.stages.limits import threads_by_source
 from pipelines.stages.memory import (
-    MB,
     block_budget,
     decoded_bytes,
     kept_bytes,
     large_site,
+    memory_lines,
     parts_of,
-    peak_mb,
-    pixels,
-    planned_pixel_bytes,
     sparse,
     window_of,
 )
@@ -75,20 +73,6 @@ STATISTICS = "shards/statistics.json"
 CURRENT = "shards/current.json"
 
 
-@dataclass(frozen=True)
-class SiteGroup:
-    """Neighbouring sites of one split and one period: the unit of reading, of retrying and of resuming."""
-
-    group_id: str
-    sites: tuple[Site, ...]
-    period: Period
-
-    @property
-    def window(self) -> Window:
-        """The smallest window that holds all sites."""
-        return window_of(self.sites)
-
-
 @dataclass
 class Books:
     """What the reading of a group left out, by site, and what was amiss with its scenes, each once and in order."""
@@ -97,21 +81,6 @@ class Books:
     water: list[str] = field(default_factory=list)
     failures: dict[ReadFailure, None] = field(default_factory=dict)
     doubts: dict[ReadDoubt, None] = field(default_factory=dict)
-
-
-def groups_of(sites: list[Site], periods: list[Period], block_px: int) -> list[SiteGroup]:
-    """Sites grouped by zone, split and square of the grid, in every period that they were drawn in."""
-    side_m = block_px * RESOLUTION_M
-    groups: dict[tuple[int, str, int, int], list[Site]] = defaultdict(list)
-    for site in sites:
-        window = site.window
-        groups[window.epsg, site.split, window.left_m // side_m, window.top_m // side_m].append(site)
-    return [
-        SiteGroup(f"{epsg}_{col}_{row}_{split}_{period.label}", drawn, period)
-        for (epsg, split, col, row), group in sorted(groups.items())
-        for period in periods
-        if (drawn := tuple(sorted(site for site in group if site.is_drawn_in(period))))
-    ]
 
 
 def group_identity(config: Config, group: SiteGroup, scenes: dict[str, list[Scene]], code: str) -> str:
@@ -401,26 +370,15 @@ def _groups_on_storage(storage: Storage, groups: Iterable[SiteGroup]) -> dict[st
 def describe(config: Config, survey: Survey) -> Estimate:
     """Print what ingest would do with a plan."""
     groups = groups_of(survey.sites, config.support_periods, config.ingest.block_px)
-    largest = max(groups, key=lambda group: pixels(group.window))
+    largest = largest_window(config, survey.sites)
     planned = count_sequences(survey.sites, config.support_periods)
     done = sum(row["sites"] for row in _groups_on_storage(Storage(config.root), groups).values())
     needs = estimate.ingest(config, survey, (group.window for group in groups)).left(done, planned)
-    memory_mb, workers = config.ingest.memory_mb, config.ingest.workers
-    pixel = planned_pixel_bytes(config, survey.looks)
-    block = pixel * pixels(largest.window)
-    at_once = max(min(block, block_budget(memory_mb)), pixel * max(pixels(site.window) for site in survey.sites))
-    peak = max(peak_mb(at_once, memory_mb), memory_mb)
-    bound = f"stays below {peak}" if peak == memory_mb else f"may take {peak} MB, more than the {memory_mb}"
-    print(
-        f"[ingest] memory: the largest read holds {block / MB:.0f} MB decoded, {at_once / MB:.0f} MB of it at once; a "
-        f"worker {bound} MB (ingest.memory_mb), {workers} of them {'below' if peak == memory_mb else 'up to'} "
-        f"{workers * peak / 1024:.1f} GB"
-    )
-    if too_large := large_site(config, survey.sites, survey.looks):
-        print(f"[ingest] memory: {too_large}")
+    for line in memory_lines(config, survey.sites, survey.looks, largest):
+        print(f"[ingest] {line}")
     print(
         f"[ingest] {planned} sequences{f' ({done} done)' if done else ''} in {len(groups)} reads of at most "
-        f"{largest.window.width_px} x {largest.window.height_px} px, {config.ingest.workers} at once, engine "
+        f"{largest.width_px} x {largest.height_px} px, {config.ingest.workers} at once, engine "
         f"{config.ingest.engine}; {needs.text(config)}"
     )
     return needs

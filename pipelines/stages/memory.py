@@ -81,6 +81,31 @@ def needed_mb(decoded: float) -> int:
     return ceil((FIXED_BYTES + SLACK * decoded) / (1 - KEPT_SHARE) / MB)
 
 
+def memory_lines(config: Config, sites: Sequence[Site], looks: Mapping[str, Look], largest: Window) -> list[str]:
+    """What reading will take, in words.
+
+    Args:
+        config: says the bound and the number of workers.
+        sites: planned.
+        looks: of the plan.
+        largest: window that is read at once if it fits.
+    """
+    memory_mb, workers = config.ingest.memory_mb, config.ingest.workers
+    pixel = planned_pixel_bytes(config, looks)
+    block = pixel * pixels(largest)
+    at_once = max(min(block, block_budget(memory_mb)), pixel * max(pixels(site.window) for site in sites))
+    peak = max(peak_mb(at_once, memory_mb), memory_mb)
+    within = peak == memory_mb
+    bound = f"stays below {peak}" if within else f"may take {peak} MB, more than the {memory_mb}"
+    together = f"{'below' if within else 'up to'} {workers * peak / 1024:.1f} GB"
+    told = (
+        f"memory: the largest read holds {block / MB:.0f} MB decoded, {at_once / MB:.0f} MB of it at once; a worker "
+        f"{bound} MB (ingest.memory_mb), {workers} of them {together}"
+    )
+    too_large = large_site(config, sites, looks)
+    return [told] if too_large is None else [told, f"memory: {too_large}"]
+
+
 def large_site(config: Config, sites: Iterable[Site], looks: Mapping[str, Look]) -> str | None:
     """What to do where one site, which is never split, takes more than the memory of a worker; None where none does."""
     largest = max((site.window for site in sites), key=pixels)

@@ -25,6 +25,8 @@ from pipelines.scenes import Scene, frame_to_scenes, scenes_to_frame
 from pipelines.sources import source
 from pipelines.sources.base import Kind
 from pipelines.stages.earth import ground_of
+from pipelines.stages.groups import largest_window
+from pipelines.stages.memory import memory_lines
 from pipelines.stages.plan_identity import CODE, differences, identity_of, plan_parts
 from pipelines.stages.session import Progress, StageResult, log
 from pipelines.stages.sites import count_sequences, draw_sites, frame_to_sites, sites_to_frame
@@ -35,6 +37,9 @@ from pipelines.storage import Storage
 PLAN = "plan/plan.json"
 SITES = "plan/sites.parquet"
 TILES = "plan/tiles.parquet"
+REFUSED = "reports/plan_refused.json"
+"""Items that cannot be used, by reason."""
+NAMED = 1000  # of each reason, lest memory grow with the area
 # Found without dates: they hold always, for the nearest year, or carry their dates inside.
 TIMELESS = frozenset({Kind.STATIC, Kind.CLASSES, Kind.TEXT})
 
@@ -125,6 +130,8 @@ def run(config: Config, *, refresh: bool = False) -> StageResult:
         print("[plan] the plan here was made by another version of the program; searching again")
     identity = identity_of(parts)
     survey, names = _survey(config, result, storage, identity)
+    for line in memory_lines(config, survey.sites, survey.looks, largest_window(config, survey.sites)):
+        print(f"[plan] {line}")
     # The tables below belong to one plan: while they are replaced there is none.
     storage.delete(PLAN)
     _write_frame(storage, SITES, sites_to_frame(survey.sites))
@@ -190,8 +197,12 @@ def _survey(config: Config, result: StageResult, storage: Storage | None, identi
     tally = Tally(config, area)
     texts = TextPoints.none()
     names = []
+    named: dict[str, dict[str, None]] = {}
     for index, cell in enumerate(cells):
         scenes, cell_refused = search_scenes(config, cell, catalogs)
+        for reason, item in sorted(cell_refused):
+            if len(of_reason := named.setdefault(reason, {})) < NAMED:
+                of_reason[item] = None
         usable.add(((scene.source, scene.scene_id) for scene in scenes), cell.row)
         refused.add(cell_refused, cell.row)
         tally.add(scenes, cell.area)
@@ -201,6 +212,8 @@ def _survey(config: Config, result: StageResult, storage: Storage | None, identi
             names.append(cell.name)
             _write_frame(storage, _scene_path(identity, cell.name), scenes_to_frame(scenes))
         progress(index + 1, len(cells), f"{usable.counts.total()} scenes")
+    if storage is not None:
+        storage.write_json(REFUSED, {reason: list(items) for reason, items in sorted(named.items())})
     counts = usable.counts
     _require_scenes(config, counts)
     sites, tiles, refused_sites = lay_out(config, texts)
@@ -219,6 +232,8 @@ def _survey(config: Config, result: StageResult, storage: Storage | None, identi
     _print_layout(config, sites, tiles)
     frames = ", ".join(f"{name} {look.frames:.1f}" for name, look in survey.looks.items())
     print(f"[plan] frames of a pixel and period, on average: {frames}")
+    if named and storage is not None:
+        print(f"[plan] items that cannot be used: {refused.counts.total()}, named in {storage.uri(REFUSED)}")
     return survey, names
 
 

@@ -22,6 +22,7 @@ from pipelines.stages.strata import WATER, Strata, TextPoints, choose_periods, o
 
 EARTH_RADIUS_M = 6_371_000.0
 MODEL_STRIDE_PX = 16
+METRES_A_DEGREE = 111_000
 # Neighbours on the grid are its step apart in projected metres: up to 0.1 % less on the ground, and more on the mean
 # sphere.
 SPACING_TOLERANCE = 0.99
@@ -75,8 +76,7 @@ def draw_sites(
     strata = Strata(plan.strata, centres, geometry.bounds)
     dry = None if plan.land is None else on_land(windows, plan.land, geometry.bounds)
     tree = cKDTree(_on_sphere(centres))
-    gap_deg = plan.gap_m / 111_000
-    shared = _shared_with_test(candidates)
+    near_test = _near_test(candidates, plan.gap_m)
     taken = np.zeros(len(candidates), bool)
     sites: list[Site] = []
     for index, (window, is_test) in enumerate(candidates):
@@ -89,14 +89,12 @@ def draw_sites(
         if (reason := strata.refusal(index)) is not None:
             refused[reason] += 1
             continue
-        if shared[index]:
-            refused["shares ground with a site of a test window"] += 1
+        if near_test[index]:
+            refused["over a site of a test window or within plan.gap_m of it"] += 1
             continue
         split = "test" if is_test else "train"
         if test_area is not None:
-            west, south, east, north = window.footprint().bounds
-            stretch = gap_deg / max(np.cos(np.radians((south + north) / 2)), 0.1)
-            reach = box(west - stretch, south - gap_deg, east + stretch, north + gap_deg)
+            reach = _widened(window, plan.gap_m)
             if test_area.contains(window.footprint()):
                 split = "test"
             elif test_area.intersects(reach):
@@ -115,24 +113,34 @@ def draw_sites(
     return sorted(sites), refused
 
 
-def _shared_with_test(candidates: Sequence[tuple[Window, bool]]) -> NDArray[np.bool_]:
-    """Which candidates for training lie over one for testing; of other zones those whose outlines touch."""
-    shared = np.zeros(len(candidates), bool)
+def _near_test(candidates: Sequence[tuple[Window, bool]], gap_m: float) -> NDArray[np.bool_]:
+    """Which candidates for training lie over one for testing or within a gap of it; of other zones, by outlines."""
+    near = np.zeros(len(candidates), bool)
     tests = [window for window, is_test in candidates if is_test]
     if not tests:
-        return shared
+        return near
     tree = STRtree([window.footprint() for window in tests])
     for index, (window, is_test) in enumerate(candidates):
         if not is_test:
-            near = [tests[other] for other in tree.query(window.footprint(), predicate="intersects")]
-            shared[index] = any(other.epsg != window.epsg or _overlap(window, other) for other in near)
-    return shared
+            found = (tests[other] for other in tree.query(_widened(window, gap_m), predicate="intersects"))
+            near[index] = any(other.epsg != window.epsg or _within(window, other, gap_m) for other in found)
+    return near
 
 
-def _overlap(one: Window, other: Window) -> bool:
+def _widened(window: Window, gap_m: float) -> BaseGeometry:
+    """A box of longitude and latitude that holds all within a gap of a window."""
+    west, south, east, north = window.footprint().bounds
+    gap_deg = gap_m / METRES_A_DEGREE
+    stretch = gap_deg / max(np.cos(np.radians(max(abs(south), abs(north)))), 0.1)
+    return box(west - stretch, south - gap_deg, east + stretch, north + gap_deg)
+
+
+def _within(one: Window, other: Window, gap_m: float) -> bool:
+    """Whether two windows of a zone overlap or are closer than a gap."""
     west, south, east, north = one.bounds_m
     left, bottom, right, top = other.bounds_m
-    return west < right and left < east and south < top and bottom < north
+    apart = np.hypot(max(left - east, west - right, 0), max(bottom - north, south - top, 0))
+    return bool(apart < gap_m) or (west < right and left < east and south < top and bottom < north)
 
 
 def _cut(window: Window, site_px: int) -> list[Window]:

@@ -7,7 +7,8 @@ import json
 import pytest
 from shapely import box
 
-from pipelines.catalogs import open_catalog
+from pipelines.catalogs import normalise, open_catalog
+from pipelines.catalogs.stores import stores
 from pipelines.sources import source
 from tests.catalogs import static_world
 
@@ -58,6 +59,9 @@ def test_an_odd_item_is_refused_with_its_reason_and_the_others_are_found(tmp_pat
          "catalogs.era.options.open_kwargs.storage_options."),
         ("zarr", "gs://b/x.zarr", {"open_kwargs": {"storage_options": {"token": SECRET}}},
          "catalogs.era.options.open_kwargs.storage_options.token"),
+        ("static", f"https://host/catalog.json?sv=1&sig={SECRET}", {}, "catalogs.era.url"),
+        ("zarr", f"https://host/x.zarr?X-Amz-Signature={SECRET}", {}, "catalogs.era.url"),
+        ("earth_search", "", {"query": {"all": [{"api_key": SECRET}]}}, "catalogs.era.options.query.all.0.api_key"),
         ("geoparquet", "abfs://b/x.parquet", {"storage_options": {"account_key": SECRET}},
          "catalogs.era.options.storage_options.account_key"),
     ],
@@ -90,3 +94,39 @@ def test_what_is_said_of_precipitation_travels_with_the_store(accumulated):
 def test_whether_precipitation_adds_up_is_yes_or_no():
     with pytest.raises(ValueError, match=r"catalogs\.era\.options\.accumulated: must be true or false"):
         open_catalog("era", "zarr", "https://host/x.zarr", accumulated="since midnight")
+
+
+def test_what_an_item_says_of_access_is_not_kept():
+    item = {
+        "type": "Feature", "stac_version": "1.0.0", "id": "a", "collection": "c", "links": [],
+        "geometry": {"type": "Point", "coordinates": [3, 50]},
+        "properties": {"datetime": "2020-01-01T00:00:00Z", "s2:processing_baseline": "02.14"},
+        "assets": {
+            "red": {"href": f"https://acc.blob.core.windows.net/box/red.tif?sv=1&sig={SECRET}"},
+            "blue": {"href": f"https://me:{SECRET}@host/blue.tif?version=2"},
+            "zarr": {
+                "href": "abfs://box/a.zarr", "type": "application/vnd+zarr",
+                "xarray:open_kwargs": {"storage_options": {"headers": {"Authorization": SECRET}}},
+                "xarray:storage_options": {"account_name": "acc", "account_key": SECRET, "sas_token": SECRET},
+            },
+        },
+    }  # fmt: skip
+    optical = normalise(item, source("sentinel2", ["red", "blue"]), "cat")
+    assert optical.assets["red"].href == "https://acc.blob.core.windows.net/box/red.tif"
+    assert optical.assets["blue"].href == "https://host/blue.tif?version=2"
+    (store,) = normalise(item, source("era5"), "cat").assets.values()
+    assert store.href == "https://acc.blob.core.windows.net/box/a.zarr"
+    assert SECRET not in repr(optical) + repr(store)
+
+
+def test_no_store_of_an_item_is_taken_for_another():
+    def stores_of(**hrefs):
+        assets = {key: {"href": href, "type": "application/vnd+zarr"} for key, href in hrefs.items()}
+        return set(stores({}, assets, source("era5"), None))
+
+    assert stores_of(a="https://h/t2m/2020/data.zarr", b="https://h/tp/2020/data.zarr") == {"a", "b"}
+    assert stores_of(t2m="https://h/1.zarr", precipitation="https://h/2.zarr", all="https://h/3.zarr") == {
+        "t2m", "precipitation", "all",
+    }  # fmt: skip
+    assert stores_of(t2m="https://h/1.zarr", tp="https://h/2.zarr", u10="https://h/3.zarr") == {"t2m", "tp"}
+    assert stores_of(far="s3://b/x/a.zarr", near="https://h/x/a.zarr") == {"store"}

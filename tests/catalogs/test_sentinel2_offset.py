@@ -11,6 +11,7 @@ from pipelines.catalogs.sentinel2 import (
     already_applied,
     asset_keys,
     effective_offset,
+    effective_scale,
     processing_baseline,
     relative_orbit,
 )
@@ -43,6 +44,31 @@ def test_effective_offset(case, baseline, applied, stated, offset):
 def test_an_offset_that_nothing_decides_is_not_guessed(baseline):
     with pytest.raises(UnusableItem, match="offset unknown"):
         effective_offset(baseline=baseline, already_applied=None, stated=None)
+
+
+@pytest.mark.parametrize("stated", [-1000.0, 1000.0, 1.0])
+def test_an_offset_in_digital_numbers_is_refused(stated):
+    with pytest.raises(UnusableItem, match="offset of the item is no reflectance"):
+        effective_offset(baseline=(5, 9), already_applied=None, stated=stated)
+
+
+@pytest.mark.parametrize(("stated", "scale"), [(None, 1e-4), (1e-4, 1e-4), (5e-5, 5e-5)])
+def test_scales_of_reflectance(stated, scale):
+    assert effective_scale(stated) == scale
+
+
+@pytest.mark.parametrize("stated", [1.0, 0.0, 10_000.0, -1e-4])
+def test_a_scale_that_gives_no_reflectance_is_refused(stated):
+    with pytest.raises(UnusableItem, match="scale of the item"):
+        effective_scale(stated)
+
+
+@pytest.mark.parametrize(
+    ("said", "applied"), [("false", False), ("False", False), (False, False), ("true", True), (True, True)]
+)
+def test_a_flag_may_be_written_as_text(said, applied):
+    item = {"properties": {"earthsearch:boa_offset_applied": said}}
+    assert already_applied(item, "https://sentinel-cogs.s3.us-west-2.amazonaws.com/B04.tif") is applied
 
 
 def test_one_ground_has_one_reflectance_on_both_sides_of_the_change():

@@ -11,6 +11,7 @@ import xarray as xr
 from shapely import box
 
 from pipelines.coregister.climate import month_bounds, read_climate
+from pipelines.coregister.months import aggregate
 from pipelines.grid import Period
 from pipelines.scenes import Asset, Scene
 from pipelines.sources import source
@@ -140,6 +141,46 @@ def test_longitudes_from_0_to_360(tmp_path):
 def test_half_a_month_does_not_count(tmp_path):
     frames, _ = read_climate([scene(write(hourly(days=45), tmp_path / "a.zarr"))], window(), YEAR, ERA5)
     assert frames is not None and len(frames.time_ms) == 1
+
+
+def holes(kind: str) -> np.ndarray:
+    """Which hours of January 2020 are there."""
+    hour, day = np.arange(31 * 24) % 24, np.arange(31 * 24) // 24
+    return {
+        "six hours a day": hour < 6,
+        "three days missing": day < 28,
+        "four days missing": day < 27,
+        "two hours of a day missing": (day != 3) | (hour > 1),
+        "four hours of a day missing": (day != 3) | (hour > 3),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "months", "rains"),
+    [
+        ("six hours a day", False, False),
+        ("three days missing", True, False),
+        ("four days missing", False, False),
+        ("two hours of a day missing", True, True),
+        ("four hours of a day missing", True, False),
+    ],
+)
+def test_what_is_not_whole_is_not_summed_and_hardly_there_is_not_spoken_of(tmp_path, kind, months, rains):
+    data = hourly(days=31)
+    cut = data.isel(time=np.flatnonzero(holes(kind)))
+    frames, failures = read_climate([scene(write(cut, tmp_path / "a.zarr"))], window(), YEAR, ERA5)
+    assert failures == []
+    found = by_name(frames) if frames is not None else {}
+    assert ("temperature_2m_mean" in found and np.isfinite(found["temperature_2m_mean"]).all()) == months
+    assert ("total_precipitation_sum" in found and np.isfinite(found["total_precipitation_sum"]).all()) == rains
+    # The tool that aggregates whole regions says the same of every cell.
+    out = str(tmp_path / "months.zarr")
+    aggregate(str(tmp_path / "a.zarr"), out, (2.0, 50.0, 4.0, 51.0), Period.from_iso("2020-01-01", "2020-02-01"))
+    same, _ = read_climate([scene(out)], window(), YEAR, ERA5)
+    if frames is None:
+        assert same is None
+    else:
+        np.testing.assert_allclose(same.values, frames.values, rtol=1e-5)
 
 
 def test_daily_means_do_not_pass_for_extremes_but_daily_extremes_do(tmp_path):

@@ -95,6 +95,15 @@ def test_a_granule_without_quality_is_refused(tmp_path):
     assert samples.row.size == 0 and failures[0].kind == "unusable" and "quality_flag" in failures[0].reason
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_file_that_is_no_hdf5_is_corrupt_and_not_missing(tmp_path, remote):
+    (tmp_path / "g.h5").write_bytes(b"junk" * 100)
+    with serve(tmp_path) as server:
+        href = f"{server.url}/g.h5" if remote else str(tmp_path / "g.h5")
+        _, (failure,) = read_points([scene(href)], window(), YEAR, GEDI)
+    assert failure.kind == "corrupt"
+
+
 @pytest.mark.parametrize("fault", [503, 404, 403, "truncate"])
 @pytest.mark.parametrize("when", [0, 2])
 def test_the_same_over_http_and_a_passing_fault_is_outlived(tmp_path, fault, when: int):

@@ -12,7 +12,8 @@ from pipelines.grid import Site
 from pipelines.sandbox.process import running_server, set_faults
 from pipelines.shards import open_shards
 from pipelines.stages import ingest
-from pipelines.stages.ingest import FAILURES, GroupReader, groups_of
+from pipelines.stages.groups import groups_of
+from pipelines.stages.ingest import FAILURES, GroupReader
 from pipelines.stages.session import StageResult
 from pipelines.stages.sites import sites_to_frame
 from pipelines.storage import Storage

@@ -9,7 +9,8 @@ import pytest
 
 from pipelines.grid import Site
 from pipelines.stages import ingest
-from pipelines.stages.ingest import DOUBTS, GroupReader, SiteGroup
+from pipelines.stages.groups import SiteGroup
+from pipelines.stages.ingest import DOUBTS, GroupReader
 from pipelines.stages.session import StageResult
 from pipelines.storage import Storage
 from tests.coregister.files import LEFT, TOP, scene_of, window, write_raster

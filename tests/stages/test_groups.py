@@ -9,7 +9,8 @@ from pipelines.config import Area, PlanConfig
 from pipelines.grid import Period, Site, Window
 from pipelines.scenes import Asset, Scene
 from pipelines.stages import ingest
-from pipelines.stages.ingest import group_identity, groups_of
+from pipelines.stages.groups import groups_of
+from pipelines.stages.ingest import group_identity
 from pipelines.stages.memory import (
     block_budget,
     decoded_bytes,

@@ -11,7 +11,8 @@ from pipelines.grid import Site, Tile
 from pipelines.scenes import Scene
 from pipelines.stages import embed, ingest
 from pipelines.stages.embed import Recipe, TileReader, TileTask
-from pipelines.stages.ingest import GroupReader, SiteGroup
+from pipelines.stages.groups import SiteGroup
+from pipelines.stages.ingest import GroupReader
 from pipelines.stages.outage import OutageError, stop_on_outage
 from pipelines.storage import Storage
 from tests.coregister.files import LEFT, TOP, noise, scene_of, window, write_raster

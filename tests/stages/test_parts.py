@@ -11,7 +11,8 @@ from pipelines.grid import Site
 from pipelines.scenes import Scene
 from pipelines.shards import read_shard
 from pipelines.stages import ingest
-from pipelines.stages.ingest import GroupReader, SiteGroup
+from pipelines.stages.groups import SiteGroup
+from pipelines.stages.ingest import GroupReader
 from pipelines.storage import Storage
 from tests.coregister.files import LEFT, TOP, noise, scene_of, window, write_raster
 from tests.stages.worlds import YEAR, config

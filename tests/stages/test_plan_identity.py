@@ -114,3 +114,12 @@ def test_a_root_that_is_a_file(aef, tmp_path):
     status, _, err = aef("plan")
     (line,) = err.splitlines()
     assert status != 0 and f"root {tmp_path}/root is not writable" in line and "choose another root" in line
+
+
+def test_a_plan_says_what_memory_reading_takes_and_names_what_it_could_not_use(aef, tmp_path):
+    status, out, _ = aef("plan")
+    assert status == 0
+    assert "[plan] memory: the largest read holds" in out and "stays below 2048 MB (ingest.memory_mb)" in out
+    named = json.loads((tmp_path / "root/reports/plan_refused.json").read_text())
+    assert named == {"sentinel2: the item has no geometry": ["nowhere"]}
+    assert "[plan] items that cannot be used: 1, named in " in out

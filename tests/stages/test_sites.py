@@ -119,7 +119,7 @@ def at(left_m, top_m, epsg=32631, width_px=128, height_px=128, **more):
     }
 
 
-SHARED = "shares ground with a site of a test window"
+SHARED = "over a site of a test window or within plan.gap_m of it"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -143,6 +143,17 @@ def test_a_training_site_never_shares_ground_with_a_test_window(seed, spacing_m)
     assert refused[SHARED] == 3
     if not spacing_m:  # 16 squares of the large window, less one; the window beside
         assert (len(train), len(test)) == (16, 3)
+
+
+@pytest.mark.parametrize(("gap_m", "kept"), [(0, [1280, 3000, 9000]), (2000, [9000]), (5000, [9000]), (8000, [])])
+def test_a_test_window_keeps_its_distance(gap_m, kept):
+    """Training windows that begin where the test window ends, and further east."""
+    area = Area(
+        windows=(at(500_000, 5_600_000, test=True), *(at(500_000 + east, 5_600_000) for east in (1280, 3000, 9000)))
+    )
+    sites, refused = draw_sites(area, PlanConfig(spacing_m=0, gap_m=gap_m), area.geometry(), 0)
+    assert sorted(site.window.left_m - 500_000 for site in sites if site.split == "train") == kept
+    assert refused[SHARED] == 3 - len(kept)
 
 
 def test_a_training_site_of_another_zone_does_not_share_ground_with_a_test_window_either():
