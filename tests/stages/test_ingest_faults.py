@@ -103,8 +103,10 @@ def test_every_readable_scene_is_read_as_from_a_sound_archive_and_every_other_is
     compared = Counter()
     for key, frame in sound.items():
         _, source, scene_ids, _ = key
-        if unread[source] and (source in ("gedi", "text") or unread[source] & set(scene_ids.split("+"))):
+        if unread[source] and source in ("gedi", "text"):
             continue  # points of several files are one list
+        if key not in harmed and unread[source] & set(scene_ids.split("+")):
+            continue  # the scene was lost here; where it was read, it must be the same
         assert key in harmed, f"{key} was lost and nothing says why"
         for one, other in zip(frame, harmed[key], strict=True):
             np.testing.assert_array_equal(one, other, err_msg=str(key))
