@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,18 @@ from pipelines.stages.precision import autocast, multiplies_bfloat16, takes_bflo
 CPU = torch.device("cpu")
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not Path("/proc/cpuinfo").exists(), reason="asks Linux")
-def test_a_cpu_multiplies_bfloat16_when_it_says_so():
-    text = Path("/proc/cpuinfo").read_text()
-    if "flags" not in text:
-        pytest.skip("not an x86 processor")
-    told = {flag for line in text.splitlines() if line.startswith("flags") for flag in line.split()}
-    multiplies_bfloat16.cache_clear()
-    assert multiplies_bfloat16("cpu") == bool(told & {"avx512_bf16", "amx_bf16"})
+@pytest.mark.parametrize(("bfloat16_s", "taken"), [(0.2, True), (0.8, True), (0.9, False), (1.0, False), (60.0, False)])
+def test_a_cpu_is_told_by_the_faster_product(monkeypatch, bfloat16_s, taken):
+    monkeypatch.setattr(precision, "_product_s", {torch.bfloat16: bfloat16_s, torch.float32: 1.0}.get)
+    assert multiplies_bfloat16.__wrapped__("cpu") is taken
+
+
+def test_a_processor_without_the_instructions_is_found_out():
+    cpuinfo = Path("/proc/cpuinfo")
+    told = cpuinfo.read_text() if cpuinfo.exists() else ""
+    if "flags" not in told or "avx512_bf16" in told or "amx_bf16" in told:
+        pytest.skip("not an x86 processor without instructions for bfloat16")
+    assert multiplies_bfloat16.__wrapped__("cpu") is False
 
 
 @pytest.mark.parametrize("native", [True, False])
