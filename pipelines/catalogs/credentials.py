@@ -29,10 +29,10 @@ def unsigned(href: str) -> str:
     if "://" not in href:
         return href
     parts = urlsplit(href)
-    query = "" if any(_SIGNING.match(name) for name, _ in parse_qsl(parts.query)) else parts.query
-    return urlunsplit(
-        parts._replace(netloc=parts.netloc.rpartition("@")[2] if _is_web(parts.scheme) else parts.netloc, query=query)
-    )
+    signed = any(_SIGNING.match(name) for name, _ in parse_qsl(parts.query))
+    # Before an "@" web addresses have a user, Azure's file systems a container.
+    host = parts.netloc.rpartition("@")[2] if parts.scheme in ("http", "https") else parts.netloc
+    return urlunsplit(parts._replace(netloc=host, query="" if signed else parts.query))
 
 
 def without_credentials(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +70,3 @@ def _entries(where: str, value: Any) -> Iterator[tuple[str, str, Any]]:
     for name, inner in pairs:
         yield f"{where}.{name}", str(name), inner
         yield from _entries(f"{where}.{name}", inner)
-
-
-def _is_web(scheme: str) -> bool:
-    return scheme in ("http", "https")
