@@ -81,14 +81,19 @@ class Scene:
     def description(self) -> str:
         """Hash of all that a catalog says of the scene and that its pixels depend on.
 
-        Of addresses the last two parts count: hosts, mirrors and roots move, and signatures are not part of them.
+        Of addresses their paths count, as hosts move and signatures pass; of files of this machine, whose roots move
+        too, the last two parts.
         """
-        files = {
-            band: {**asdict(asset), "href": urlsplit(asset.href).path.rstrip("/").split("/")[-2:]}
-            for band, asset in self.assets.items()
-        }
+        files = {band: {**asdict(asset), "href": _path(asset.href)} for band, asset in self.assets.items()}
         told = [self.time_ms, self.valid_ms, self.footprint.wkb_hex, files, self.facts]
         return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _path(href: str) -> str:
+    parts = urlsplit(href)
+    if parts.scheme in ("", "file"):
+        return "/".join(parts.path.rstrip("/").split("/")[-2:])
+    return parts.path
 
 
 def scenes_to_frame(scenes: Iterable[Scene]) -> gpd.GeoDataFrame:

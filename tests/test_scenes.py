@@ -46,6 +46,7 @@ def test_the_scaling_of_a_scene_is_short_exact_and_blind_to_everything_else():
             {"assets": {**SCENE.assets, "blue": replace(BLUE, **field)}}
             for field in (
                 {"href": "https://x/blue_new.tif"},
+                {"href": BLUE.href.replace("https://x/", "https://x/version/2/")},
                 {"nodata": None},
                 {"dtype": "int16"},
                 {"offset": 0.0},

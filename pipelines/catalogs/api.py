@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
+from urllib.parse import quote
 
 from pystac.errors import STACError
 from pystac_client import Client
@@ -20,7 +21,7 @@ from pipelines.catalogs.base import CatalogError, SceneSearch, time_windows
 from pipelines.catalogs.items import collect
 from pipelines.catalogs.providers import Provider
 from pipelines.catalogs.sign import Signer
-from pipelines.catalogs.stac_io import PageTooLarge, PatientIO
+from pipelines.catalogs.stac_io import NotThere, PageTooLarge, PatientIO
 from pipelines.grid import Period
 from pipelines.patience import wait_s
 from pipelines.sources.base import Kind, Source
@@ -65,6 +66,7 @@ class ApiCatalog:
         self.concurrent = concurrent or provider.concurrent
         self.attempts, self.timeout_s, self.query = attempts, timeout_s, dict(query or {})
         self._client: Client | None = None
+        self._known: dict[str, bool] = {}  # collections, by whether the API has them
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_client": None}
@@ -75,9 +77,32 @@ class ApiCatalog:
         """See :class:`pipelines.catalogs.base.Catalog`."""
         found = SceneSearch()
         windows = self._windows(source.kind, period)
-        items = ((item, None) for window in windows for item in self._items(collections, area, window))
-        collect(found, items, source, self.name, area, period)
+        given: set[Any] = set()
+
+        def items() -> Iterator[tuple[dict[str, Any], None]]:
+            for window in windows:
+                for item in self._items(collections, area, window):
+                    given.add(item.get("collection"))
+                    yield item, None
+
+        collect(found, items(), source, self.name, area, period)
+        for collection in collections:
+            if collection not in given and not self._has(collection):
+                found.refuse("the catalog has no such collection", collection)
         return found
+
+    def _has(self, collection: str) -> bool:
+        """Whether there is a collection; a search of one that is not there finds nothing and says nothing."""
+        if collection not in self._known:
+            io = self._open()._stac_io
+            assert io is not None
+            try:
+                io.read_json(f"{self.url.rstrip('/')}/collections/{quote(collection, safe='')}")
+            except NotThere:
+                self._known[collection] = False
+            else:
+                self._known[collection] = True
+        return self._known[collection]
 
     def _windows(self, kind: Kind, period: Period | None) -> Iterator[Period | None]:
         if period is None or kind in _FEW:

@@ -44,7 +44,7 @@ def collect(
     for item, base in items:
         key = (item.get("collection"), item.get("id"))
         if key in seen:
-            if item != seen[key]:
+            if _without_links(item) != _without_links(seen[key]):
                 found.refuse("another item of the collection has the same id", str(item.get("id")))
             continue
         seen[key] = item
@@ -64,6 +64,11 @@ def collect(
             continue
         found.scenes.append(scene)
     found.scenes.sort(key=lambda scene: (scene.time_ms, scene.scene_id))
+
+
+def _without_links(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item but for its links, which may differ by the query that found it."""
+    return {name: value for name, value in item.items() if name != "links"}
 
 
 def _said(error: Exception) -> str:

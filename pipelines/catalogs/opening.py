@@ -88,8 +88,14 @@ def open_catalog(name: str, kind: str, url: str = "", **options: Any) -> Catalog
 
 def reads_at_once(kind: str, options: Mapping[str, Any]) -> int | None:
     """How many files of a catalog's archive may be read at once, over all processes; None: there is no limit."""
-    given: int | None = options.get("reads", PROVIDERS[options.get("signer", kind)].reads)
+    given: int | None = options.get("reads", PROVIDERS[_likeness(kind, options)].reads)
     return given
+
+
+def _likeness(kind: str, options: Mapping[str, Any]) -> str:
+    """The kind of catalog whose archive a catalog's assets lie in; one that is unknown is refused when it is opened."""
+    like = options.get("signer", kind)
+    return like if like in PROVIDERS else kind
 
 
 def _check_address(name: str, url: str) -> None:

@@ -27,6 +27,10 @@ class PageTooLarge(CatalogError):
     """The server gave up on a page; a smaller one may do."""
 
 
+class NotThere(CatalogError):
+    """The server knows no such address."""
+
+
 class PatientIO(StacApiIO):
     """Requests of one catalog."""
 
@@ -66,6 +70,7 @@ class PatientIO(StacApiIO):
 
         Raises:
             PageTooLarge: a gateway gave up.
+            NotThere: the answer is 404.
             CatalogError: no good answer after all attempts.
         """
         method = (method or "GET").upper()
@@ -94,7 +99,8 @@ class PatientIO(StacApiIO):
                 if gave_up and ("limit" in (parameters or {}) or "limit=" in href):
                     raise PageTooLarge(self._message(method, href, parameters, said))
                 if not gave_up and answer.status_code not in self.retried:
-                    raise CatalogError(self._message(method, href, parameters, said))
+                    raised = NotThere if answer.status_code == 404 else CatalogError
+                    raise raised(self._message(method, href, parameters, said))
                 attempts = self.attempts
             if tried >= attempts:
                 break

@@ -29,6 +29,7 @@ from pipelines.sources.base import Source
 # ``delta_time`` counts seconds from here (GEDI L2A data dictionary).
 EPOCH_MS = parse_time_ms("2018-01-01")
 MIN_SENSITIVITY = 0.9
+FILL_M = -9999.0  # in place of a height that was not found
 STRETCH = 2048  # footprints: some 120 km
 
 
@@ -37,7 +38,8 @@ def read_points(
 ) -> tuple[PointSamples, list[ReadFailure]]:
     """The good footprints whose centre lies in a window, within a period, with every relative height.
 
-    Good: ``quality_flag == 1``, ``degrade_flag == 0`` (where the release has it), ``sensitivity >= 0.9``.
+    Good: ``quality_flag == 1``, ``degrade_flag == 0`` (where the release has it), ``sensitivity >= 0.9``, every height
+    a number.
     """
     failures: list[ReadFailure] = []
     parts: list[PointSamples] = []
@@ -187,14 +189,14 @@ def _beam(group: h5py.Group, rows: slice, window: Window, source: Source) -> Poi
     good &= _column(group, "quality_flag", rows)[near] == 1
     if "degrade_flag" in group:
         good &= _column(group, "degrade_flag", rows)[near] == 0
-    if "sensitivity" in group:
-        good &= _column(group, "sensitivity", rows)[near] >= MIN_SENSITIVITY
+    good &= _column(group, "sensitivity", rows)[near] >= MIN_SENSITIVITY
     if not good.any():
         return nothing
     time_ms = EPOCH_MS + np.round(_column(group, "delta_time", rows)[near][good] * 1000).astype(np.int64)
-    heights = _column(group, "rh", rows)[near][good]
+    heights = _column(group, "rh", rows)[near][good].astype(np.float32)
     columns = [int(name.removeprefix("rh")) for name in source.band_names]
-    return PointSamples(row[good], col[good], time_ms, heights[:, columns].astype(np.float32))
+    known = (np.isfinite(heights) & (heights != FILL_M)).all(axis=1)
+    return PointSamples(row[good][known], col[good][known], time_ms[known], heights[known][:, columns])
 
 
 def _column(group: h5py.Group, name: str, rows: slice) -> NDArray:

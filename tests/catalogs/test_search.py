@@ -14,7 +14,8 @@ import pytest
 from shapely import Polygon, box, point_on_surface
 
 from pipelines.catalogs import CatalogError, open_catalog
-from pipelines.catalogs.base import time_windows
+from pipelines.catalogs.base import SceneSearch, time_windows
+from pipelines.catalogs.items import collect
 from pipelines.grid import Period
 from pipelines.sandbox.faults import uniform
 from pipelines.sandbox.process import running_server, served, set_faults
@@ -75,7 +76,24 @@ def test_area_and_period(catalog):
     until = Period.from_iso("2020-02-15T10:30:00Z", "2020-02-20T10:30:00.500Z")
     assert ids(catalog.search(OPTICAL, ["optical"], EVERYWHERE, until)) == ["scene-1"]
     assert ids(catalog.search(OPTICAL, ["optical"], box(0, 0, 1, 1), YEAR)) == []
-    assert ids(catalog.search(OPTICAL, ["none"], EVERYWHERE, YEAR)) == []
+
+
+def test_a_collection_that_is_not_there_is_told_beside_one_that_is(catalog):
+    found = catalog.search(OPTICAL, ["optical", "opticle"], box(11.1, 50.1, 12.1, 50.2), YEAR)
+    assert ids(found) == ["scene-1", "scene-2"]
+    assert found.refused_items["the catalog has no such collection"] == ["opticle"]
+    nothing = catalog.search(OPTICAL, ["optical"], box(0, 0, 1, 1), YEAR)
+    assert ids(nothing) == [] and "the catalog has no such collection" not in nothing.refused
+
+
+def test_an_item_found_twice_with_other_links_is_one(folder):
+    item = json.loads(next((folder / "optical").rglob("scene-1.json")).read_text())
+    found = SceneSearch()
+    again = {**item, "links": [{"rel": "next", "href": "https://x"}]}
+    changed = {**item, "properties": {**item["properties"], "datetime": "2020-07-01T00:00:00Z"}}
+    collect(found, [(item, None), (again, None), (changed, None)], OPTICAL, "cat", EVERYWHERE, None)
+    assert ids(found) == ["scene-1"]
+    assert found.refused == {"another item of the collection has the same id": 1}
 
 
 def test_an_outline_too_long_to_send_still_decides(catalog):

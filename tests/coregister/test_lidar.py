@@ -83,16 +83,26 @@ def test_shots_of_another_year_are_dropped(tmp_path):
     assert samples.row.tolist() == [2]
 
 
-def test_a_release_without_flags_that_came_later(tmp_path):
-    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 1)]}}, drop=("degrade_flag", "sensitivity"))
+def test_shots_without_every_height_are_dropped(tmp_path):
+    heights = np.tile(np.arange(101.0), (4, 1))
+    heights[1, 50], heights[2, 98] = -9999, np.nan
+    shots = {"pixel": [(1, 1), (2, 2), (3, 3), (4, 4)], "rh": heights}
+    samples, _ = read_points([scene(granule(tmp_path / "g.h5", {"BEAM0101": shots}))], window(), YEAR, GEDI)
+    assert samples.row.tolist() == [1, 4] and samples.time_ms.size == 2
+    np.testing.assert_array_equal(samples.values, heights[[0, 3]])
+
+
+def test_a_release_without_the_flag_that_came_later(tmp_path):
+    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 1)]}}, drop=("degrade_flag",))
     samples, failures = read_points([scene(path)], window(), YEAR, GEDI)
     assert failures == [] and samples.row.tolist() == [1]
 
 
-def test_a_granule_without_quality_is_refused(tmp_path):
-    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 1)]}}, drop=("quality_flag",))
+@pytest.mark.parametrize("column", ["quality_flag", "sensitivity"])
+def test_a_granule_that_says_nothing_of_its_quality_is_refused(tmp_path, column: str):
+    path = granule(tmp_path / "g.h5", {"BEAM0101": {"pixel": [(1, 1)]}}, drop=(column,))
     samples, failures = read_points([scene(path)], window(), YEAR, GEDI)
-    assert samples.row.size == 0 and failures[0].kind == "unusable" and "quality_flag" in failures[0].reason
+    assert samples.row.size == 0 and failures[0].kind == "unusable" and column in failures[0].reason
 
 
 @pytest.mark.parametrize("remote", [False, True])

@@ -120,11 +120,20 @@ def kill_driver(process: subprocess.Popen) -> None:
             (agents if "Agent" in member.name() else workers).append(member)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    _, left = psutil.wait_procs(workers, timeout=20)
+    alive = [member for member in left if _runs(member)]
     for member in (*agents, *alive):
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     assert not alive, f"left behind by a killed run: {alive}"
+
+
+def _runs(process: psutil.Process) -> bool:
+    """An orphan that ended stays listed, as a zombie, until the machine's first process takes note of its end."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def content(root: Path, pattern: str) -> dict[str, str]:
