@@ -82,7 +82,7 @@ class ApiCatalog:
         def items() -> Iterator[tuple[dict[str, Any], None]]:
             for window in windows:
                 for item in self._items(collections, area, window):
-                    given.add(item.get("collection"))
+                    given.add(str(item.get("collection")) if isinstance(item, dict) else None)
                     yield item, None
 
         collect(found, items(), source, self.name, area, period)
@@ -97,7 +97,7 @@ class ApiCatalog:
             io = self._open()._stac_io
             assert io is not None
             try:
-                io.read_json(f"{self.url.rstrip('/')}/collections/{quote(collection, safe='')}")
+                io.request(f"{self.url.rstrip('/')}/collections/{quote(collection, safe='')}")
             except NotThere:
                 self._known[collection] = False
             else:
@@ -112,14 +112,15 @@ class ApiCatalog:
 
     def _items(self, collections: Sequence[str], area: BaseGeometry, window: Period | None) -> Iterator[dict[str, Any]]:
         """The items of one window. A page that is too large is asked for again in halves, from the window's start."""
-        items = self.page_items
+        items, alone = self.page_items, 0
         for attempt in count():
             try:
                 # A whole window is held before any of it is given, so that a restart gives nothing twice.
                 yield from [item for page in self._pages(collections, area, window, items) for item in page]
                 return
             except PageTooLarge as error:
-                if items == 1:
+                alone += items == 1
+                if alone >= self.attempts:
                     raise CatalogError(f"{error} (down to pages of one item)") from error
                 items = max(1, items // 2)
                 time.sleep(wait_s(attempt, {}))
@@ -138,9 +139,15 @@ class ApiCatalog:
                 query=self.query or None,
             )
             # Dicts as they were served: pystac would migrate items of STAC 1.0 and lose what the producer wrote.
+            seen: set[int] = set()
             for page in search.pages_as_dicts():
-                yield page["features"]
-        except (APIError, STACError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+                features: list[dict[str, Any]] = list(page["features"])
+                said = hash(json.dumps(features, sort_keys=True))
+                if features and said in seen:
+                    raise ValueError("its pages repeat without end")
+                seen.add(said)
+                yield features
+        except (APIError, STACError, ValueError, KeyError, TypeError, AttributeError) as error:
             when = window.datetime_range if window else "any time"
             asked = f"collections {list(collections)}, {when}, bounds {tuple(round(x, 4) for x in area.bounds)}"
             raise CatalogError(

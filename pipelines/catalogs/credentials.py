@@ -8,12 +8,14 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 _KEY = re.compile(
-    r"authorization|api[-_]?key|secret|passw|cookie|sas_token|account_key|connection_string|credential|^(key|token|auth)$",
+    r"authorization|bearer|(api|access|account)[-_]?key|secret|passw|cookie|connection_string|credential|"
+    r"(^|[-_])(token|pwd)$|^(key|auth)$",
     re.I,
 )
 _NONE = (None, "", False, True, "anon", "google_default", "cloud", "cache", "browser")
 _SIGNING = re.compile(
-    r"^(sig|signature|token|access_token|sas|key-pair-id|x-(amz|goog)-.*|.*(api_?key|secret).*)$", re.I
+    r"^(sig|signature|(.*[-_])?(token|key|jwt|auth|pwd)|sas|key-pair-id|x-(amz|goog)-.*|.*(api_?key|secret|passw).*)$",
+    re.I,
 )
 REMEDY = (
     "keep it out of the configuration: in AWS_ACCESS_KEY_ID and its like, GOOGLE_APPLICATION_CREDENTIALS, or ~/.netrc "
@@ -30,18 +32,21 @@ def unsigned(href: str) -> str:
         return href
     parts = urlsplit(href)
     signed = any(_SIGNING.match(name) for name, _ in parse_qsl(parts.query))
-    # Before an "@" web addresses have a user, Azure's file systems a container.
-    host = parts.netloc.rpartition("@")[2] if parts.scheme in ("http", "https") else parts.netloc
+    # Before an "@" web addresses have a user, buckets keys with a colon, Azure's file systems a container.
+    before, _, after = parts.netloc.rpartition("@")
+    host = after if parts.scheme in ("http", "https") or ":" in before else parts.netloc
     return urlunsplit(parts._replace(netloc=host, query="" if signed else parts.query))
 
 
 def without_credentials(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options without keys and passwords."""
-    return {
-        name: without_credentials(value) if isinstance(value, Mapping) else value
-        for name, value in options.items()
-        if not _holds(str(name), value)
-    }
+    return {name: _cleaned(value) for name, value in options.items() if not _holds(str(name), value)}
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return without_credentials(value)
+    return [_cleaned(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def refuse_credentials(catalog: str, url: str, options: Mapping[str, Any]) -> None:

@@ -40,9 +40,12 @@ def collect(
         period: None for any time.
     """
     prepare(area)
-    seen: dict[tuple[Any, Any], Mapping[str, Any]] = {}
+    seen: dict[tuple[str, str], Mapping[str, Any]] = {}
     for item, base in items:
-        key = (item.get("collection"), item.get("id"))
+        if not isinstance(item, Mapping):
+            found.refuse("the item is malformed (no JSON object)", str(item))
+            continue
+        key = (str(item.get("collection")), str(item.get("id")))
         if key in seen:
             if _without_links(item) != _without_links(seen[key]):
                 found.refuse("another item of the collection has the same id", str(item.get("id")))

@@ -87,7 +87,7 @@ def normalise(
     if source.name == "landsat":
         landsat.require_tier_1(item)
     outline = footprint(item)
-    if source.kind is Kind.FRAMES:
+    if source.kind in (Kind.FRAMES, Kind.POINTS):
         outline = split_at_antimeridian(outline)
     time_ms, valid_ms = _times(item, source.kind)
     assets = scene_assets(item, source, collection=collection, base=base)

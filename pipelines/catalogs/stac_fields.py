@@ -143,11 +143,20 @@ def stored(asset: Fields) -> Stored:
     if scale is not None and offset is None:
         offset = 0.0  # the extension's default; a producer who states a scale states that too
     return Stored(
-        dtype=found["dtype"],
+        dtype=_dtype(found["dtype"]),
         nodata=None if found["nodata"] is None else float(found["nodata"]),
         scale=None if scale is None else float(scale),
         offset=None if offset is None else float(offset),
     )
+
+
+def _dtype(said: Any) -> str | None:
+    """A type of real numbers in numpy's words; None, so that the file decides, for anything else ("other")."""
+    try:
+        dtype = np.dtype(str(said).lower())
+    except (TypeError, ValueError, SyntaxError):
+        return None
+    return dtype.name if dtype.kind in "iuf" else None
 
 
 def absolute(href: str, base: str | None) -> str:

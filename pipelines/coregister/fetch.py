@@ -59,12 +59,17 @@ ATTEMPTS = {
 _AT_ONCE = (FailureKind.EXPIRED, FailureKind.MISDESCRIBED)
 BACKOFF_S = 0.25
 _PATTERNS = (
-    (FailureKind.THROTTLED, r"\b(429|503)\b|slow ?down|too many requests|egress.*limit"),
-    (FailureKind.EXPIRED, r"\b(401|403)\b|access ?denied|forbidden|expired|AuthenticationFailed"),
+    (
+        FailureKind.THROTTLED,
+        r"\b(429|503)\b|slow ?down|too many requests|request rate|service ?unavailable|egress.*limit",
+    ),
+    # 400 is what stores say of a token or signature that they cannot use.
+    (FailureKind.EXPIRED, r"\b(400|401|403)\b|access ?denied|forbidden|expired|AuthenticationFailed"),
     (FailureKind.MISSING, r"\b(404|410)\b|no such file|does not exist|not found|NoSuchKey"),
     (
         FailureKind.TRANSIENT,
-        r"\b(500|502|504)\b|time[d ]*out|connection|curl|reset by peer|resolve host|temporar|not completed",
+        r"\b(408|409|425|50[0247]|52\d)\b|internal ?error|time[d ]*out|connect|curl|reset by peer|resolve host|"
+        r"temporar|not completed",
     ),
     (FailureKind.UNUSABLE, r"not north-up|must hold one|EPSG code"),
 )
@@ -151,7 +156,7 @@ def classify(error: BaseException) -> FailureKind:
     """The class of a reading error, from its type and from the words of the whole chain of causes."""
     if isinstance(error, HeaderMismatch):
         return FailureKind.MISDESCRIBED
-    words = []
+    words, of_this_machine = [], False
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, AccessRefused):
@@ -162,7 +167,12 @@ def classify(error: BaseException) -> FailureKind:
             return FailureKind.MISSING
         if isinstance(link, TimeoutError | ConnectionError):
             return FailureKind.TRANSIENT
-        words.append(str(link))
+        if isinstance(link, PermissionError):
+            return FailureKind.REFUSED
+        if isinstance(link, MemoryError):
+            return FailureKind.TRANSIENT
+        of_this_machine |= isinstance(link, OSError) and link.errno is not None
+        words.append(f"{type(link).__name__} {link}")
         link = link.__cause__ or link.__context__
     text = " ".join(words)
     # Addresses hold numbers that look like status codes.
@@ -170,6 +180,8 @@ def classify(error: BaseException) -> FailureKind:
     for kind, pattern in _PATTERNS:
         if re.search(pattern, text, re.IGNORECASE):
             return kind
+    if of_this_machine:  # too many open files, no space, a disk that fails
+        return FailureKind.TRANSIENT
     return FailureKind.UNUSABLE if isinstance(error, ValueError) else FailureKind.CORRUPT
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,10 +110,25 @@ def _weighted(values: NDArray, weights: NDArray[np.float64], moments: pd.Datetim
     weight = (known * weights).sum(axis=1)
     total = (np.where(known, values, 0.0) * weights).sum(axis=1)
     return {
-        (moment.year, moment.month): float(total[step] / weight[step])
-        for step, moment in enumerate(moments)
-        if weight[step] >= 0.5
+        month: float(total[step] / weight[step]) for step, month in enumerate(months_of(moments)) if weight[step] >= 0.5
     }
+
+
+def months_of(moments: pd.DatetimeIndex) -> list[tuple[int, int]]:
+    """The (year, month) of each solution, in the order given: the month of its middle.
+
+    Where batteries were spared a solution spans parts of two months, and two may have their middles in one (22 and 27
+    April 2015): the later is then that of the month after, if no other has its middle there.
+    """
+    months = [(moment.year, moment.month) for moment in moments]
+    taken = set(months)
+    for before, step in pairwise(np.argsort(moments.to_numpy(), kind="stable").tolist()):
+        year, month = months[step]
+        after = (year + month // 12, month % 12 + 1)
+        if months[before] == months[step] and after not in taken:
+            months[step] = after
+            taken.add(after)
+    return months
 
 
 def corners(

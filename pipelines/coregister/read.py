@@ -243,7 +243,10 @@ class Block:
     doubts: list[ReadDoubt] = field(default_factory=list)
 
     def sequence(self, window: Window, *, sequence_id: str | None = None, split: str = "train") -> SiteSequence:
-        """The measurements of a window inside the block: the same, bit for bit, as reading that window alone."""
+        """The measurements of a window inside the block: the same, bit for bit, as reading that window alone.
+
+        But for scenes whose numbers contradict the catalog: whether they do is judged by all that was read of them.
+        """
         rasters = {}
         for name, frames in self.rasters.items():
             part = cut_rasters(frames, self.window, window, self.sources[name])

@@ -93,7 +93,7 @@ def _periods_for(config: Config, source_kind: Kind) -> list[Period | None]:
 
 def search_scenes(config: Config, cell: Cell, catalogs: dict[str, Catalog]) -> tuple[list[Scene], set[tuple[str, str]]]:
     """All usable scenes of one cell; of those refused, why and which."""
-    found: dict[tuple[str, str], Scene] = {}
+    found: dict[tuple[str, str, str], Scene] = {}
     refused: set[tuple[str, str]] = set()
     for name, part in config.sources.items():
         wanted = config.source(name)
@@ -101,7 +101,7 @@ def search_scenes(config: Config, cell: Cell, catalogs: dict[str, Catalog]) -> t
             result = catalogs[part.catalog].search(wanted, part.collections, cell.area, period)
             for scene in result.scenes:
                 if wanted.keep(scene):
-                    found[name, scene.scene_id] = scene
+                    found[name, scene.collection, scene.scene_id] = scene
                 else:
                     refused.add((f"{name}: refused by the source (night or unusable scene)", scene.scene_id))
             refused |= {(f"{name}: {reason}", item) for reason, items in result.refused_items.items() for item in items}
@@ -203,7 +203,7 @@ def _survey(config: Config, result: StageResult, storage: Storage | None, identi
         for reason, item in sorted(cell_refused):
             if len(of_reason := named.setdefault(reason, {})) < NAMED:
                 of_reason[item] = None
-        usable.add(((scene.source, scene.scene_id) for scene in scenes), cell.row)
+        usable.add(((scene.source, f"{scene.collection}/{scene.scene_id}") for scene in scenes), cell.row)
         refused.add(cell_refused, cell.row)
         tally.add(scenes, cell.area)
         if config.plan.texts_first or config.plan.periods_per_site is not None:
@@ -386,16 +386,16 @@ class Plan:
     def scenes(self, window: Window, period: Period) -> dict[str, list[Scene]]:
         """By source, the scenes that may hold data of a window and (where dated by acquisition) of a period."""
         area = window.footprint()
-        found: dict[tuple[str, str], Scene] = {}
+        found: dict[tuple[str, str, str], Scene] = {}
         for cell in search_cells(area.buffer(0.05), self.cell_deg):
             if cell.name not in self.cells:
                 continue
             buffer = BytesIO(self.storage.read_bytes(_scene_path(self.identity, cell.name)))
             for scene in frame_to_scenes(gpd.read_parquet(buffer, bbox=area.bounds)):
                 if scene.footprint.intersects(area):
-                    found[scene.source, scene.scene_id] = scene
+                    found[scene.source, scene.collection, scene.scene_id] = scene
         by_source: dict[str, list[Scene]] = {}
-        for scene in sorted(found.values(), key=lambda scene: (scene.source, scene.time_ms, scene.scene_id)):
+        for scene in sorted(found.values(), key=_order):
             valid = Period(scene.valid_ms[0], max(scene.valid_ms[1], scene.valid_ms[0] + 1))
             if valid.intersects(period) or source(scene.source).kind in TIMELESS:
                 by_source.setdefault(scene.source, []).append(scene)
@@ -403,9 +403,13 @@ class Plan:
 
     def scenes_of(self, name: str) -> list[Scene]:
         """All scenes of one (small) source, once each."""
-        found: dict[str, Scene] = {}
+        found: dict[tuple[str, str], Scene] = {}
         for cell in self.cells:
             buffer = BytesIO(self.storage.read_bytes(_scene_path(self.identity, cell)))
             for scene in frame_to_scenes(gpd.read_parquet(buffer, filters=[("source", "==", name)])):
-                found[scene.scene_id] = scene
-        return [found[scene_id] for scene_id in sorted(found)]
+                found[scene.scene_id, scene.collection] = scene
+        return [found[key] for key in sorted(found)]
+
+
+def _order(scene: Scene) -> tuple[str, int, str, str]:
+    return scene.source, scene.time_ms, scene.scene_id, scene.collection

@@ -8,6 +8,7 @@ import pytest
 from shapely import box
 
 from pipelines.catalogs import normalise, open_catalog
+from pipelines.catalogs.credentials import unsigned, without_credentials
 from pipelines.catalogs.stores import stores
 from pipelines.sources import source
 from tests.catalogs import static_world
@@ -64,6 +65,10 @@ def test_an_odd_item_is_refused_with_its_reason_and_the_others_are_found(tmp_pat
         ("earth_search", "", {"query": {"all": [{"api_key": SECRET}]}}, "catalogs.era.options.query.all.0.api_key"),
         ("geoparquet", "abfs://b/x.parquet", {"storage_options": {"account_key": SECRET}},
          "catalogs.era.options.storage_options.account_key"),
+        ("zarr", "s3://b/x.zarr", {"open_kwargs": {"storage_options": {"aws_session_token": SECRET}}},
+         "catalogs.era.options.open_kwargs.storage_options.aws_session_token"),
+        ("zarr", f"s3://AKIA:{SECRET}@b/x.zarr", {}, "catalogs.era.url"),
+        ("zarr", f"https://host/x.zarr?subscription-key={SECRET}", {}, "catalogs.era.url"),
     ],
 )  # fmt: skip
 def test_credentials_in_a_catalogs_settings_are_refused_by_key_and_not_repeated(kind, url, options, where):
@@ -71,6 +76,18 @@ def test_credentials_in_a_catalogs_settings_are_refused_by_key_and_not_repeated(
         open_catalog("era", kind, url, **options)
     said = str(refusal.value)
     assert where in said and ".netrc" in said and SECRET not in said and "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["subscription-key", "access_key", "key", "password", "auth", "jwt", "sig", "token"])
+def test_an_address_keeps_nothing_that_opens_it(name: str):
+    assert unsigned(f"https://host/a.tif?{name}={SECRET}") == "https://host/a.tif"
+    assert unsigned(f"s3://AKIA:{SECRET}@b/a.tif?version=2") == "s3://b/a.tif?version=2"
+    assert unsigned("abfs://container@account/a?keyframe=2") == "abfs://container@account/a?keyframe=2"
+
+
+def test_options_keep_nothing_that_opens_anything_however_deep():
+    options = {"a": [{"refresh_token": SECRET, "b": 1}], "headers": {"X-Api-Token": SECRET}, "pwd": SECRET, "c": [1, 2]}
+    assert without_credentials(options) == {"a": [{"b": 1}], "headers": {}, "c": [1, 2]}
 
 
 def test_what_is_no_credential_passes():

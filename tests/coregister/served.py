@@ -14,6 +14,22 @@ from urllib.parse import urlsplit
 Spoil = Callable[[str, int], int | str | tuple[int, str] | None]
 
 
+# What S3 says beside a status.
+_WORDS = {
+    403: ("AccessDenied", "Access Denied"),
+    404: ("NoSuchKey", "The specified key does not exist."),
+    500: ("InternalError", "We encountered an internal error. Please try again."),
+    503: ("SlowDown", "Please reduce your request rate."),
+}
+
+
+def _said(status: int) -> bytes:
+    if status not in _WORDS:
+        return b""
+    code, message = _WORDS[status]
+    return f'<?xml version="1.0"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'.encode()
+
+
 class Server:
     def __init__(self, folder: Path, spoil: Spoil, demand: str | None) -> None:
         self.requests: list[str] = []
@@ -56,8 +72,12 @@ class Server:
                     self.send_response(fault if isinstance(fault, int) else 404)
                     if retry_after is not None:
                         self.send_header("Retry-After", retry_after)
-                    self.send_header("Content-Length", "0")
+                    said = _said(fault if isinstance(fault, int) else 404)
+                    self.send_header("Content-Type", "application/xml")
+                    self.send_header("Content-Length", str(len(said)))
                     self.end_headers()
+                    if body:
+                        self.wfile.write(said)
                     return
                 content = path.read_bytes()
                 total = len(content)

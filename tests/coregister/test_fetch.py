@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import errno
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from pipelines.catalogs.sign import Buckets
 from pipelines.coregister.engines import ENGINES, CorruptBlock, engine
 from pipelines.coregister.fetch import Failure, FailureKind, Request, classify, fetch, retrying
-from tests.coregister.files import LEFT, TOP, asset_of, noise, window, write_raster
+from tests.coregister.files import EPSG, LEFT, TOP, asset_of, noise, window, write_raster
 from tests.coregister.served import serve
 
 
@@ -32,6 +35,30 @@ def test_a_passing_fault_leaves_no_trace_in_the_pixels(raster, tmp_path, name: s
     col, row = request.origin
     height, width = request.pixels.shape
     np.testing.assert_array_equal(request.pixels, noise((300, 300), 1)[row : row + height, col : col + width])
+
+
+@pytest.mark.parametrize(("fault", "times"), [(None, 0), (404, 1), (403, 1), (500, 3), (503, 4)])
+def test_a_passing_fault_of_a_bucket_leaves_no_trace_either(raster, tmp_path, monkeypatch, fault, times: int):
+    monkeypatch.setenv("AWS_HTTPS", "NO")
+    bucket = f"passing-{fault}"  # GDAL remembers addresses
+    (tmp_path / bucket).mkdir()
+    shutil.copy(raster, tmp_path / bucket)
+    with serve(tmp_path, lambda path, seen: fault if seen < times else None) as server:
+        request = request_of(raster, f"s3://{bucket}", Buckets(server.url.removeprefix("http://")))
+        fetch([request], engine("cog"), threads=1, backoff_s=0.01)
+    assert request.failure is None and request.pixels is not None
+    assert len(server.requests) > times
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"), [(404, "missing"), (403, "expired"), (500, "transient"), (503, "throttled")]
+)
+def test_a_lasting_fault_of_a_bucket_is_named_by_its_class(raster, tmp_path, monkeypatch, fault: int, kind: str):
+    monkeypatch.setenv("AWS_HTTPS", "NO")
+    with serve(tmp_path, lambda path, seen: fault) as server:
+        request = request_of(raster, f"s3://lasting-{fault}", Buckets(server.url.removeprefix("http://")))
+        fetch([request], engine("cog"), threads=1, backoff_s=0.01)
+    assert request.failure is not None and request.failure.kind == kind, request.failure
 
 
 @pytest.mark.parametrize(
@@ -128,6 +155,9 @@ def test_a_small_file_takes_few_requests(raster, tmp_path):
         ("HTTP response code: 403", FailureKind.EXPIRED),
         ("HTTP response code: 404", FailureKind.MISSING),
         ("CURL error: Operation timed out after 60000 ms", FailureKind.TRANSIENT),
+        ("HTTP response code: 400", FailureKind.EXPIRED),
+        ("HTTP response code: 524", FailureKind.TRANSIENT),
+        ("Server disconnected", FailureKind.TRANSIENT),
         ("TIFFReadEncodedTile() failed", FailureKind.CORRUPT),
         ("/vsicurl/https://host/S2_403_404_503/B04.tif: TIFFFillTile: Read error", FailureKind.CORRUPT),
     ],
@@ -137,6 +167,43 @@ def test_classes_of_failure(message: str, kind: FailureKind):
     outer = RuntimeError("Read failed")
     outer.__cause__ = OSError(message)
     assert classify(outer) is kind
+
+
+class ServerDisconnectedError(Exception):
+    """As aiohttp's, which may say nothing but its name."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ServerDisconnectedError(), FailureKind.TRANSIENT),
+        (OSError(errno.EMFILE, "Too many open files"), FailureKind.TRANSIENT),
+        (OSError(errno.EIO, "Input/output error"), FailureKind.TRANSIENT),
+        (MemoryError(), FailureKind.TRANSIENT),
+        (PermissionError(errno.EACCES, "Permission denied"), FailureKind.REFUSED),
+        (OSError("a file that ends early"), FailureKind.CORRUPT),
+    ],
+)
+def test_trouble_of_this_machine_or_of_the_way_is_no_fault_of_the_file(error: Exception, kind: FailureKind):
+    assert classify(error) is kind
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_crs_that_the_catalog_has_wrong_is_corrected_by_the_file(tmp_path, name: str):
+    """Zones share origins, so that a file of the next one may have the very transform; it is elsewhere."""
+    path = write_raster(tmp_path / "a.tif", noise((300, 300), 1), LEFT, TOP, 10, epsg=EPSG + 1)
+    found = Request(replace(asset_of(path), epsg=EPSG), window(3, 4, 50, 40), "uint16", 0)
+    fetch([found], engine(name), threads=1, backoff_s=0.01)
+    assert found.failure is None and found.pixels is None
+    assert found.grid.epsg == EPSG + 1 and found.attempts == 1
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_type_that_the_catalog_does_not_name_is_the_files(tmp_path, name: str):
+    path = write_raster(tmp_path / "a.tif", noise((300, 300), 1).astype(np.int16), LEFT, TOP, 10)
+    found = Request(replace(asset_of(path), dtype=None), window(3, 4, 50, 40), "uint16", 0)
+    fetch([found], engine(name), threads=1, backoff_s=0.01)
+    assert found.failure is None and found.pixels is not None and found.pixels.dtype == "int16"
 
 
 def test_an_address_that_is_not_signed_is_refused_and_not_asked_for_again(raster, tmp_path):

@@ -10,7 +10,7 @@ import xarray as xr
 from shapely import box
 
 from pipelines.coregister import read_sequence
-from pipelines.coregister.gravity import corners, read_gravity
+from pipelines.coregister.gravity import corners, months_of, read_gravity
 from pipelines.grid import WGS84, Period, Window, transformer
 from pipelines.scenes import Asset, Scene
 from pipelines.sources import source
@@ -90,6 +90,13 @@ def test_a_missing_month_is_missing_and_a_wrong_file_is_told(files, tmp_path):
     assert frames is None and failures[0].kind == "unusable" and "lwe_thickness" in failures[0].reason
     frames, _ = read_gravity([scene(files / "a.nc")], window(), Period.from_iso("2020-03-01", "2020-04-01"), GRACE)
     assert frames is None
+
+
+def test_two_solutions_with_their_middles_in_one_month_are_two_months():
+    """As GRACE's of April and May 2015; a third in one month has no month of its own."""
+    spared = pd.to_datetime(["2015-03-15", "2015-04-22", "2015-04-27", "2015-06-14", "2011-12-02", "2011-12-31"])
+    assert months_of(spared) == [(2015, 3), (2015, 4), (2015, 5), (2015, 6), (2011, 12), (2012, 1)]
+    assert months_of(pd.to_datetime(["2015-04-22", "2015-04-27", "2015-05-20"])) == [(2015, 4), (2015, 4), (2015, 5)]
 
 
 def test_corners_wrap_around_the_globe():

@@ -7,15 +7,18 @@ file, and the caller decides what to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import isclose, isnan
 from typing import Protocol
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as FileWindow
 
@@ -31,6 +34,9 @@ GDAL_ENV = {
     "GDAL_NUM_THREADS": 1,
     "VSI_CACHE": False,
 }
+
+# GDAL remembers that an address answered 404 or 403, and would answer the same from memory: of these it does not.
+FORGOTTEN = "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/:/vsiadls/:/vsioss/:/vsiswift/"
 
 # Bytes that come with the header. A file smaller than this before compression arrives whole in one request; for large
 # files 32 kB holds the header, and more would only be thrown away.
@@ -119,9 +125,8 @@ class Crop:
         size = self.grid.width * self.grid.height * np.dtype(self.dtype).itemsize
         env: dict[str, object] = {**GDAL_ENV}
         env["GDAL_INGESTED_BYTES_AT_OPEN"] = max(HEADER_BYTES, size if size <= SMALL_FILE_BYTES else 0)
-        # GDAL remembers that an address answered 404 or 403, and would answer the same from memory.
         if self.again:
-            env["CPL_VSIL_CURL_NON_CACHED"] = "/vsicurl/"
+            env["CPL_VSIL_CURL_NON_CACHED"] = FORGOTTEN
         return {**env, **dict(self.settings)}
 
     @property
@@ -183,29 +188,60 @@ def header_of(dataset: DatasetReader, href: str) -> Header:
     """
     if dataset.count != 1:
         raise ValueError(f"{href} has {dataset.count} bands; an asset must hold one")
-    epsg = dataset.crs.to_epsg() if dataset.crs else None
+    epsg = _epsg(dataset.crs.to_wkt()) if dataset.crs else None
     if epsg is None:
         raise ValueError(f"{href} has no CRS with an EPSG code ({dataset.crs}); assign one with gdal_edit.py -a_srs")
     return Header(FileGrid.of(epsg, tuple(dataset.transform), dataset.shape, href), dataset.dtypes[0], dataset.nodata)
+
+
+@lru_cache(maxsize=256)
+def _epsg(wkt: str) -> int | None:
+    """Code of a CRS; to find it costs more than to open a small file."""
+    code: int | None = CRS.from_wkt(wkt).to_epsg() if wkt else None
+    return code
 
 
 def read_header(href: str, settings: tuple[tuple[str, str], ...] = (), *, again: bool = False) -> Header:
     """Opens a file for its header alone; ``settings`` and ``again`` as in :class:`Crop`."""
     env: dict[str, object] = {**GDAL_ENV, "GDAL_INGESTED_BYTES_AT_OPEN": HEADER_BYTES, **dict(settings)}
     if again:
-        env["CPL_VSIL_CURL_NON_CACHED"] = "/vsicurl/"
+        env["CPL_VSIL_CURL_NON_CACHED"] = FORGOTTEN
+        _forget_bucket(href, env)
     with rasterio.Env(**env), rasterio.open(href, sharing=False) as dataset:
         return header_of(dataset, href)
+
+
+@contextmanager
+def opened(crop: Crop) -> Iterator[DatasetReader]:
+    """The file of a crop, if it is what the crop was planned for.
+
+    Raises:
+        HeaderMismatch: it is not.
+        rasterio.errors.RasterioIOError: it cannot be opened.
+    """
+    env = crop.gdal_env
+    if crop.again:
+        _forget_bucket(crop.href, env)
+    with rasterio.Env(**env), rasterio.open(crop.href, sharing=False) as dataset:
+        check_header(dataset, crop)
+        yield dataset
+
+
+def _forget_bucket(href: str, env: Mapping[str, object]) -> None:
+    """Has GDAL forget an object of a bucket: under ``FORGOTTEN`` it does so after the next opening, not before it."""
+    if "://" in href and not href.startswith(("http://", "https://")):
+        with suppress(rasterio.errors.RasterioIOError), rasterio.Env(**env), rasterio.open(href, sharing=False):
+            pass
 
 
 def check_header(dataset: DatasetReader, crop: Crop) -> None:
     """Raises :class:`HeaderMismatch` when an open file is not what the crop was planned for.
 
-    The CRS itself is not compared: finding an EPSG code costs more than opening a small file,
-    and a file in another CRS has another transform.
+    A file whose CRS has no EPSG code is taken to be in the catalog's.
     """
     transform = dataset.transform
     seen = FileGrid(crop.grid.epsg, transform.c, transform.f, transform.a, transform.e, *dataset.shape)
     alike = dataset.dtypes[0] == crop.dtype and seen.agrees(crop.grid) and crop.agrees_on_nodata(dataset.nodata)
+    alike &= _epsg(dataset.crs.to_wkt() if dataset.crs else "") in (None, crop.grid.epsg)
     if dataset.count != 1 or transform.b or not alike:
         raise HeaderMismatch(crop.href, header_of(dataset, crop.href))

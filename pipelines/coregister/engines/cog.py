@@ -165,7 +165,8 @@ def _open(crop: Crop) -> _File:
 def _as_described(image: TiffImage, crop: Crop) -> bool:
     left, top, step_x, step_y = image.transform
     seen = FileGrid(crop.grid.epsg, left, top, step_x, step_y, image.height, image.width)
-    return image.dtype == np.dtype(crop.dtype) and seen.agrees(crop.grid) and crop.agrees_on_nodata(image.nodata)
+    alike = image.dtype == np.dtype(crop.dtype) and seen.agrees(crop.grid) and image.epsg in (None, crop.grid.epsg)
+    return alike and crop.agrees_on_nodata(image.nodata)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import rasterio
 from numpy.typing import NDArray
 
-from pipelines.coregister.engines.base import Crop, check_header, in_threads
+from pipelines.coregister.engines.base import Crop, in_threads, opened
 
 
 class RasterioEngine:
@@ -21,8 +20,7 @@ class RasterioEngine:
 def read_crop(crop: Crop) -> NDArray | Exception:
     """One crop's pixels, or why there are none."""
     try:
-        with rasterio.Env(**crop.gdal_env), rasterio.open(crop.href, sharing=False) as dataset:
-            check_header(dataset, crop)
+        with opened(crop) as dataset:
             return dataset.read(1, window=crop.window)
     except Exception as error:  # handed to the caller, who classifies it
         return error

@@ -15,13 +15,12 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import rasterio
 import stackstac
 from dask.base import compute
 from numpy.typing import NDArray
 from rasterio.windows import Window as FileWindow
 
-from pipelines.coregister.engines.base import Crop, check_header
+from pipelines.coregister.engines.base import Crop, opened
 
 
 @dataclass
@@ -54,8 +53,7 @@ class _CropReader:
         crop = self.ledger.crops[self.key]
         inside = FileWindow(crop.col + window.col_off, crop.row + window.row_off, window.width, window.height)
         try:
-            with rasterio.Env(**crop.gdal_env), rasterio.open(crop.href, sharing=False) as dataset:
-                check_header(dataset, crop)
+            with opened(crop) as dataset:
                 return dataset.read(1, window=inside)
         except Exception as error:  # handed to the caller of the engine, who classifies it
             self.ledger.failures[self.key] = error

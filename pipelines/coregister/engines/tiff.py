@@ -24,6 +24,7 @@ _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS, _PREDICTOR = 273, 277,
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS, _SAMPLE_FORMAT = 322, 323, 324, 325, 339
 _SCALE, _TIE_POINT, _MATRIX, _GEO_KEYS, _NODATA = 33550, 33922, 34264, 34735, 42113
 _RASTER_TYPE, _POINT = 1025, 2
+_GEOGRAPHIC_CRS, _PROJECTED_CRS, _USER_DEFINED = 2048, 3072, 32767
 
 
 class Unsupported(Exception):
@@ -52,6 +53,7 @@ class TiffImage:
         offsets, counts: ``(block rows, block columns)`` bytes; a count of 0 is a block that was never written.
         transform: left, top, step_x, step_y of the pixel edges.
         nodata: stored number that means "not measured", None where the file says nothing.
+        epsg: code of the CRS, None where the file has none.
     """
 
     height: int
@@ -66,6 +68,7 @@ class TiffImage:
     counts: NDArray[np.int64] = field(repr=False)
     transform: tuple[float, float, float, float]
     nodata: float | None
+    epsg: int | None
 
     @property
     def fill(self) -> float:
@@ -118,6 +121,7 @@ def parse(head: bytes) -> TiffImage:
         counts=counts.reshape(shape),
         transform=_transform(tags),
         nodata=_nodata(tags),
+        epsg=_epsg(tags),
     )
 
 
@@ -131,11 +135,22 @@ def _transform(tags: _Tags) -> tuple[float, float, float, float]:
         left, top = tie[3] - tie[0] * a, tie[4] - tie[1] * e
     else:
         raise Unsupported("no affine georeference")
-    keys = np.array(tags.all(_GEO_KEYS) if _GEO_KEYS in tags else (), np.int64)
-    entries = keys[4 : keys.size // 4 * 4].reshape(-1, 4)
-    if any(key == _RASTER_TYPE and value == _POINT for key, _, _, value in entries):
+    if _geo_keys(tags).get(_RASTER_TYPE) == _POINT:
         left, top = left - a / 2, top - e / 2
     return float(left), float(top), float(a), float(e)
+
+
+def _geo_keys(tags: _Tags) -> dict[int, int]:
+    """Keys whose value is a short number."""
+    keys = np.array(tags.all(_GEO_KEYS) if _GEO_KEYS in tags else (), np.int64)
+    entries = keys[4 : keys.size // 4 * 4].reshape(-1, 4).tolist()
+    return {key: value for key, elsewhere, _, value in entries if not elsewhere}
+
+
+def _epsg(tags: _Tags) -> int | None:
+    keys = _geo_keys(tags)
+    code = keys.get(_PROJECTED_CRS, keys.get(_GEOGRAPHIC_CRS))
+    return None if code in (None, 0, _USER_DEFINED) else code
 
 
 def _nodata(tags: _Tags) -> float | None:
