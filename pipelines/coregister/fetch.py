@@ -59,6 +59,7 @@ ATTEMPTS = {
 _AT_ONCE = (FailureKind.EXPIRED, FailureKind.MISDESCRIBED)
 BACKOFF_S = 0.25
 _PATTERNS = (
+    (FailureKind.TRANSIENT, r"not completed|not enough data"),  # an answer that broke off, whatever status it names
     (
         FailureKind.THROTTLED,
         r"\b(429|503)\b|slow ?down|too many requests|request rate|service ?unavailable|egress.*limit",
@@ -69,7 +70,7 @@ _PATTERNS = (
     (
         FailureKind.TRANSIENT,
         r"\b(408|409|425|50[0247]|52\d)\b|internal ?error|time[d ]*out|connect|curl|reset by peer|resolve host|"
-        r"temporar|not completed",
+        r"temporar",
     ),
     (FailureKind.UNUSABLE, r"not north-up|must hold one|EPSG code"),
 )

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.coregister.engines import Engine
-from pipelines.coregister.fetch import Signers
-from pipelines.coregister.frames import ReadFailure, fill, group
+from pipelines.coregister.fetch import Failure, FailureKind, Request, Signers, fetch, signer_of
+from pipelines.coregister.frames import Frame, ReadFailure, group, to_dtype
 from pipelines.coregister.masks import is_nodata
+from pipelines.coregister.mosaic import with_neighbours
+from pipelines.coregister.warp import warp
 from pipelines.grid import Window
 from pipelines.scenes import Scene
 from pipelines.sequence import RasterFrames
@@ -19,6 +21,8 @@ from pipelines.sources.base import Source
 from pipelines.sources.elevation import FILE_BAND
 
 MARGIN_PX = 1
+# Files are read this much around, so that every pixel finds the same neighbours: more than a pixel of 100 m.
+REACH_PX = 16
 
 
 def read_terrain(
@@ -29,14 +33,10 @@ def read_terrain(
     if not stored.bands:
         raise ValueError(f"source {source.name} must keep its band {FILE_BAND!r}: the others are computed from it")
     wide = window.pad(MARGIN_PX)
-    frames = group(scenes, wide, stored)
-    failures = fill(frames, wide, stored, engine, sign, threads)
-    for frame in frames:
-        height = np.full(wide.shape, np.nan)
-        for layer in frame.layers:
-            stored_height = layer.values[0].astype(np.float64)
-            known = ~is_nodata(stored_height, source.nodata)
-            height[known] = stored_height[known] * layer.scale[0] + layer.offset[0]
+    failures: list[ReadFailure] = []
+    for frame in group(scenes, wide.pad(REACH_PX), stored):
+        height, used, lost = _surface(frame, wide, source, engine, sign, threads)
+        failures += lost
         fields = derivatives(height, window.resolution_m)
         inner = slice(MARGIN_PX, -MARGIN_PX)
         values = np.stack([fields[name][inner, inner] for name in source.band_names]).astype(np.float32)
@@ -55,11 +55,68 @@ def read_terrain(
                 scale=np.ones((1, bands)),
                 offset=np.zeros((1, bands)),
                 geometry=np.empty((1, 0), np.float32),
-                scene_ids=("+".join(name for layer in frame.layers for name in layer.used),),
+                scene_ids=("+".join(used),),
             ),
             failures,
         )
     return None, failures
+
+
+def _surface(
+    frame: Frame, window: Window, source: Source, engine: Engine, sign: Signers, threads: int
+) -> tuple[NDArray[np.float64], list[str], list[ReadFailure]]:
+    """Metres from all tiles of a frame, NaN where none knows; the tiles that they are from, and those not read."""
+    around = window.pad(REACH_PX)
+    wanted = [
+        (piece, Request(piece.assets[FILE_BAND], around, source.dtype, source.nodata, signer_of(sign, piece)))
+        for piece in frame.pieces
+        if FILE_BAND in piece.assets
+    ]
+    requests = [request for _, request in wanted]
+    fetch(requests, engine, threads=threads)
+    read: list[tuple[str, NDArray[np.float64], NDArray[np.bool_]]] = []
+    lost: list[tuple[int, ReadFailure]] = []
+    for rank, (piece, request) in enumerate(wanted):
+        failure = request.failure
+        if failure is None and request.pixels is not None:
+            try:
+                read.append((piece.scene_id, *_metres(request, requests, window, source)))
+            except ValueError as error:  # numbers that the source cannot hold: this tile is of no use
+                failure = Failure(FailureKind.UNUSABLE, str(error))
+        if failure is not None:
+            name = source.name, piece.scene_id, request.asset.href
+            lost.append((rank, ReadFailure(*name, failure.kind, failure.reason)))
+    height_m = np.full(window.shape, np.nan)
+    used: set[str] = set()
+    # Beyond its edge a tile counts for half a pixel, and only where no other has the place within its own.
+    for edges in (True, False):
+        for scene_id, metres, inside in read:
+            new = ~np.isnan(metres) & np.isnan(height_m) & (inside if edges else True)
+            height_m[new] = metres[new]
+            used |= {scene_id} if new.any() else set()
+    order = [piece.scene_id for piece, _ in wanted]
+    failures = [
+        replace(failure, fallback="+".join(name for name in order[rank + 1 :] if name in used))
+        for rank, failure in lost
+    ]
+    return height_m, [name for name in order if name in used], failures
+
+
+def _metres(
+    request: Request, requests: Sequence[Request], window: Window, source: Source
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What a tile says of every pixel, NaN where nothing, and which pixels lie within its edges.
+
+    Raises:
+        ValueError: stored numbers that the source's dtype cannot hold.
+    """
+    assert request.pixels is not None, "a tile that was not read says nothing"
+    crop, origin = with_neighbours(request, (other for other in requests if other is not request))
+    stored = warp(crop, origin, request.grid, window, request.file_nodata)
+    values = to_dtype(stored, request.file_nodata, source, request.asset).astype(np.float64)
+    metres = np.where(is_nodata(values, source.nodata), np.nan, values * request.asset.scale + request.asset.offset)
+    own = np.ones(request.pixels.shape, np.uint8)
+    return metres, warp(own, request.origin, request.grid, window, 0, nearest=True) == 1
 
 
 def derivatives(height_m: NDArray[np.float64], spacing_m: float) -> dict[str, NDArray[np.float64]]:

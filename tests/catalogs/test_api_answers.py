@@ -91,7 +91,10 @@ def test_an_odd_item_is_counted_and_the_others_are_found(odd):
 
 
 def test_an_answer_without_items_names_the_query():
-    with api(lambda n, base: (200, {"features": 5})) as (url, _), pytest.raises(CatalogError, match="catalog odd: search of"):
+    with (
+        api(lambda n, base: (200, {"features": 5})) as (url, _),
+        pytest.raises(CatalogError, match="catalog odd: search of"),
+    ):
         found_at(url)
 
 

@@ -11,7 +11,7 @@ from shapely import Point, box
 from pipelines.coregister import read_frames, read_sequence
 from pipelines.coregister.terrain import derivatives
 from pipelines.coregister.texts import read_texts
-from pipelines.grid import Period
+from pipelines.grid import Period, Window
 from pipelines.scenes import Asset, Scene
 from pipelines.sources import source
 from tests.coregister.files import EPSG, LEFT, TOP, scene_of, window, write_raster
@@ -82,6 +82,46 @@ def test_two_tiles_make_one_surface(tmp_path):
     frames, _ = read_frames(scenes, window(10, 5, 40, 20), DEM)
     np.testing.assert_array_equal(frames.values[0, 0], height[5:25, 10:50])
     np.testing.assert_allclose(frames.values[0, 1], np.sin(np.arctan(np.hypot(0.1, 0.1))), rtol=1e-5)
+
+
+def test_a_plane_has_one_slope_across_the_seams_of_its_tiles(tmp_path):
+    """Four files that meet in the middle of a window, in arc seconds; any window gives the same pixels."""
+    east, north, step = -0.3, 0.2, 1 / 3600
+    lon, lat = 2.985 + (np.arange(120) + 0.5) * step, 50.56 - (np.arange(120) + 0.5) * step
+    x, y = Transformer.from_crs(4326, EPSG, always_xy=True).transform(*np.meshgrid(lon, lat))
+    height = (2000 + east * (x - LEFT) + north * (y - TOP)).astype(np.float32)
+    corner = window()
+    col, row = ((np.array([3.0, 50.55]) - (2.985, 50.56)) / (step, -step)).round().astype(int)
+    back = Transformer.from_crs(4326, EPSG, always_xy=True).transform(2.985 + col * step, 50.56 - row * step)
+    middle = window(int(back[0] - corner.left_m) // 10 - 16, int(corner.top_m - back[1]) // 10 - 16, 32, 32)
+    scenes = []
+    for name in ("nw", "ne", "sw", "se"):
+        rows = slice(0, row) if name[0] == "n" else slice(row, None)
+        cols = slice(0, col) if name[1] == "w" else slice(col, None)
+        left, top = 2.985 + cols.start * step, 50.56 - rows.start * step
+        path = write_raster(tmp_path / f"{name}.tif", height[rows, cols], left, top, step, 4326, nodata=-9999)
+        scenes.append(scene_of("elevation", name, {"elevation": path}))
+    frames, _ = read_frames(scenes, middle, DEM)
+    assert frames is not None and sorted(frames.scene_ids[0].split("+")) == ["ne", "nw", "se", "sw"]
+    x, y = middle.centres()
+    exact = 2000 + east * (x[None] - LEFT) + north * (y[:, None] - TOP)
+    np.testing.assert_allclose(frames.values[0, 0], exact, atol=0.02)
+    np.testing.assert_allclose(frames.values[0, 1], np.sin(np.arctan(np.hypot(east, north))), atol=2e-3)
+    for size in (1, 5, 11):
+        for first in range(0, 32 - size, size):
+            part, _ = read_frames(scenes, Window(EPSG, middle.left_m + 10 * first, middle.top_m - 160, size, 3), DEM)
+            np.testing.assert_array_equal(part.values[0], frames.values[0, :, 16:19, first : first + size])
+
+
+def test_a_tile_that_cannot_be_read_is_told_and_leaves_its_hole(tmp_path):
+    height = np.add.outer(np.arange(40.0), np.arange(60.0)).astype(np.float32)
+    west = write_raster(tmp_path / "w.tif", height[:, :30], LEFT, TOP, 10, nodata=-9999)
+    east = write_raster(tmp_path / "e.tif", height[:, 30:], LEFT + 300, TOP, 10, nodata=-9999)
+    scenes = [scene_of("elevation", name, {"elevation": path}) for name, path in (("w", west), ("e", east))]
+    east.unlink()
+    frames, (failure,) = read_frames(scenes, window(10, 5, 40, 20), DEM)
+    assert (failure.scene_id, failure.kind) == ("e", "missing")
+    assert frames.scene_ids == ("w",) and (frames.weight[0, :, :20] == 255).all() and not frames.weight[0, :, 20:].any()
 
 
 def texts_scene(path) -> Scene:
