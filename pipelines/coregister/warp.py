@@ -126,8 +126,7 @@ def warp(
     elif at.affine:
         _average_affine(crop, *origin, at.x, at.y, span_x, span_y, float(nodata), integer, out)
     else:
-        parts = 2 * ceil(max(span_x, span_y))
-        _average_nodes(crop, *origin, at.x, at.y, at.col, at.row, parts, float(nodata), integer, out)
+        _average_nodes(crop, *origin, at.x, at.y, at.col, at.row, float(nodata), integer, out)
     return out
 
 
@@ -327,22 +326,88 @@ def _average_nodes(
     gy: NDArray[np.float64],
     first_col: int,
     first_row: int,
-    parts: int,
     nodata: float,
     integer: bool,
     out: NDArray[Any],
 ) -> None:
-    """Mean over ``parts`` x ``parts`` sub-pixels of the target pixel."""
+    """Mean weighted by the area that each file pixel shares with the target pixel, a quadrilateral in the file."""
+    pixel, strip, part = np.empty((4, 2)), np.empty((12, 2)), np.empty((12, 2))
+    spare = np.empty((12, 2))
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
-            total, count = 0.0, 0
-            for a in range(parts):
-                v = first_row + i + (a + 0.5) / parts - 0.5
-                for b in range(parts):
-                    u = first_col + j + (b + 0.5) / parts - 0.5
-                    value = _nearest(crop, col, row, _at(gx, v, u), _at(gy, v, u), nodata)
+            _corners(gx, gy, first_row + i, first_col + j, pixel)
+            whole, total, weight = _area(pixel, 4), 0.0, 0.0
+            top, bottom = max(int(np.floor(pixel[:, 1].min())), row), int(np.ceil(pixel[:, 1].max()))
+            left, right = max(int(np.floor(pixel[:, 0].min())), col), int(np.ceil(pixel[:, 0].max()))
+            for r in range(top, min(bottom, row + crop.shape[0])):
+                size = _cut(pixel, 4, 1, float(r), spare, strip)
+                for c in range(left, min(right, col + crop.shape[1])):
+                    value = float(crop[r - row, c - col])
                     if _is_data(value, nodata):
-                        total += value
-                        count += 1
-            value = total / count if 2 * count >= parts * parts else nodata
+                        w = _area(part, _cut(strip, size, 0, float(c), spare, part))
+                        total += w * value
+                        weight += w
+            value = total / weight if weight > 0.0 and weight >= (0.5 - 1e-9) * whole else nodata
             _store(out, i, j, value, nodata, integer)
+
+
+@njit(nogil=True, cache=True)
+def _corners(gx: NDArray[np.float64], gy: NDArray[np.float64], i: int, j: int, pixel: NDArray[np.float64]) -> None:
+    """The corners (x, y) of a target pixel counted from the first node, in the file's pixel edges.
+
+    All by the cell that the pixel lies in, also those beyond its last node, so that no other cell has to be known.
+    """
+    ci, cj = min(i // NODE_PX, gx.shape[0] - 2), min(j // NODE_PX, gx.shape[1] - 2)
+    for k in range(4):
+        v = (i + (0.5 if k >= 2 else -0.5)) / NODE_PX - ci
+        u = (j + (0.5 if k in (1, 2) else -0.5)) / NODE_PX - cj
+        for axis in range(2):
+            grid = gy if axis else gx
+            upper = grid[ci, cj] * (1 - u) + grid[ci, cj + 1] * u
+            lower = grid[ci + 1, cj] * (1 - u) + grid[ci + 1, cj + 1] * u
+            pixel[k, axis] = upper * (1 - v) + lower * v + 0.5
+
+
+@njit(nogil=True, cache=True)
+def _cut(
+    polygon: NDArray[np.float64],
+    size: int,
+    axis: int,
+    first: float,
+    spare: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> int:
+    """The part of a convex polygon whose coordinate lies in [first, first + 1]: how many corners of ``out`` it has.
+
+    Sutherland and Hodgman 1974, one limit after the other.
+    """
+    found = _cut_at(polygon, size, axis, first, 1.0, spare)
+    return _cut_at(spare, found, axis, first + 1.0, -1.0, out)
+
+
+@njit(nogil=True, cache=True)
+def _cut_at(
+    polygon: NDArray[np.float64], size: int, axis: int, limit: float, sign: float, out: NDArray[np.float64]
+) -> int:
+    found = 0
+    for k in range(size):
+        ahead = (k + 1) % size
+        here, there = sign * (polygon[k, axis] - limit), sign * (polygon[ahead, axis] - limit)
+        if here >= 0.0:
+            out[found, 0], out[found, 1] = polygon[k, 0], polygon[k, 1]
+            found += 1
+        if (here > 0.0 and there < 0.0) or (here < 0.0 and there > 0.0):
+            share = here / (here - there)
+            for a in range(2):
+                out[found, a] = polygon[k, a] + share * (polygon[ahead, a] - polygon[k, a])
+            found += 1
+    return found
+
+
+@njit(nogil=True, cache=True)
+def _area(polygon: NDArray[np.float64], size: int) -> float:
+    total = 0.0
+    for k in range(size):
+        ahead = (k + 1) % size
+        total += polygon[k, 0] * polygon[ahead, 1] - polygon[ahead, 0] * polygon[k, 1]
+    return abs(total) / 2

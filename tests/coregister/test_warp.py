@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
+from shapely.geometry import Polygon
 
 from pipelines.coregister.engines import FileGrid
 from pipelines.coregister.warp import extent, warp
@@ -166,6 +168,32 @@ def test_a_file_beside_180_degrees_gives_its_own_side_and_nothing_else(left: flo
     assert inside.any() and outside.any()
     np.testing.assert_allclose(out[inside], column[inside], atol=0.01)
     assert (out[outside] == -1).all()
+
+
+@pytest.mark.parametrize("step", [3.0, 5.0, 7.0])
+def test_fine_grids_of_another_zone_are_averaged_by_shared_area_around_their_holes(step: float):
+    """Against polygons projected corner by corner and intersected by GEOS."""
+    box_ = Window(EPSG, LEFT + 1230, TOP - 770, 24, 20)
+    grid = grid_over(box_, EPSG + 1, step)
+    values = noise((grid.height, grid.width), 5, holes=0.3)
+    out = through(values, grid, box_)
+    corners = np.meshgrid(box_.left_m + np.arange(25) * 10.0, box_.top_m - np.arange(21) * 10.0)
+    x, y = transformer(EPSG, EPSG + 1).transform(*corners)
+    x, y = (np.asarray(x) - grid.left) / grid.step_x, (np.asarray(y) - grid.top) / grid.step_y
+    seen = 0
+    for i, j in np.ndindex(out.shape):
+        pixel = Polygon([(x[a, b], y[a, b]) for a, b in ((i, j), (i, j + 1), (i + 1, j + 1), (i + 1, j))])
+        west, north, east, south = (int(np.floor(edge)) for edge in pixel.bounds)
+        cols, rows = np.meshgrid(np.arange(west, east + 1), np.arange(north, south + 1))
+        area = shapely.area(shapely.intersection(pixel, shapely.box(cols, rows, cols + 1, rows + 1)))
+        stored = values[rows, cols]
+        area[stored == 0] = 0
+        if area.sum() > 0.501 * pixel.area:
+            assert abs(out[i, j] - (area * stored).sum() / area.sum()) <= 0.55
+            seen += 1
+        elif area.sum() < 0.499 * pixel.area:
+            assert out[i, j] == 0
+    assert 100 < seen < out.size
 
 
 def test_nodata_is_never_averaged_into_signal():
