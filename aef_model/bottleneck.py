@@ -11,17 +11,19 @@ direction.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def to_unit(x: Tensor) -> Tensor:
-    """Unit vectors along the last axis in float32; a zero vector becomes the first axis rather than NaN."""
+    """Unit vectors along the last axis in float32; a zero vector becomes the first axis, NaN stays NaN."""
     x = x.float()
     length2 = x.square().sum(dim=-1, keepdim=True)
     axis = (torch.arange(x.shape[-1], device=x.device) == 0).to(x.dtype)
-    return torch.where(length2 > 1e-24, x * length2.clamp_min(1e-24).rsqrt(), axis)
+    return torch.where(length2 <= 1e-24, axis, x * length2.clamp_min(1e-24).rsqrt())
 
 
 def check_kappa(kappa: float, dim: int) -> None:
@@ -30,7 +32,7 @@ def check_kappa(kappa: float, dim: int) -> None:
     Raises:
         ValueError: naming the smallest kappa that is served.
     """
-    if (smallest := 32 * dim) > kappa:
+    if not (smallest := 32 * dim) <= kappa < math.inf:
         raise ValueError(
             f"kappa {kappa} is too small for the sampler in {dim} dimensions: use at least {smallest}, or None"
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
 import pyarrow.parquet as pq
 
@@ -16,6 +18,7 @@ from pipelines.storage import Storage
 FORMAT = "aef-shard"
 FORMAT_VERSION = 1
 SHARD_SUFFIX = ".shard.parquet"
+HELD_BYTES = 32 * 2**20  # of compressed sequences; what is more waits on disk
 
 
 @dataclass(frozen=True, order=True)
@@ -50,8 +53,9 @@ def write_shard(
 ) -> ShardInfo:
     """Write sequences as one shard, whole or not at all.
 
-    The compressed sequences of one shard are held in memory; choose how many go into a shard by that. Nothing that
-    changes between runs (clock, host, order of dictionary keys) enters the file.
+    One compressed sequence is held in memory; those before it wait in a temporary file of this machine for what the
+    shard's footer needs to know of all. Nothing that changes between runs (clock, host, order of dictionary keys) enters
+    the file.
 
     Args:
         storage: where.
@@ -67,7 +71,19 @@ def write_shard(
     """
     if not path.endswith(SHARD_SUFFIX):
         raise ValueError(f"shard path {path!r} must end in {SHARD_SUFFIX}")
-    rows: list[dict[str, Any] | None] = []
+    with SpooledTemporaryFile(HELD_BYTES) as waiting:
+        return _write(storage, path, sequences, waiting, statistics, codec, code_digest)
+
+
+def _write(
+    storage: Storage,
+    path: str,
+    sequences: Iterable[Sequence],
+    waiting: IO[bytes],
+    statistics: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None,
+    codec: str,
+    code_digest: str,
+) -> ShardInfo:
     columns: set[str] = set()
     ids: set[str] = set()
     frames = 0
@@ -77,8 +93,8 @@ def write_shard(
         ids.add(sequence.sequence_id)
         columns |= columns_of(sequence)
         frames += sum(len(raster.time_ms) for raster in sequence.rasters.values())
-        rows.append(encode_sequence(sequence, codec))
-    if not rows:
+        pickle.dump(encode_sequence(sequence, codec), waiting, protocol=5)
+    if not ids:
         raise ValueError(f"shard {path} would hold no sequence; write none instead")
     facts = statistics() if callable(statistics) else (statistics or {})
     sources = tuple(sorted({source_of(column) for column in columns}))
@@ -96,9 +112,8 @@ def write_shard(
         # Payloads are compressed already and unique, so Parquet's own codecs and dictionaries only cost time.
         options: dict[str, Any] = {"compression": "NONE", "use_dictionary": False, "write_statistics": False}
         with pq.ParquetWriter(file, schema, **options) as writer:
-            for index, row in enumerate(rows):
-                assert row is not None
-                writer.write_batch(record_batch(row, schema), row_group_size=1)
-                rows[index] = None
+            waiting.seek(0)
+            for _ in ids:
+                writer.write_batch(record_batch(pickle.load(waiting), schema), row_group_size=1)
     assert file.written is not None
-    return ShardInfo(path, len(rows), sources, frames, file.written.size, file.written.sha256)
+    return ShardInfo(path, len(ids), sources, frames, file.written.size, file.written.sha256)

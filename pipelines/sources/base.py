@@ -153,7 +153,7 @@ class Source:
                 raise ValueError(f"source {self.name} has no band {name!r}; it has {', '.join(known)}")
         return replace(self, bands=tuple(known[name] for name in names))
 
-    def to_model_space(self, values: Any, scale: Any, offset: Any, nodata: float) -> Any:
+    def to_model_space(self, values: Any, scale: Any, offset: Any, nodata: float, *, exact: bool = False) -> Any:
         """Native numbers to the space of the statistics, NaN where nothing was measured.
 
         Works on numpy arrays and torch tensors alike, on whatever device they are.
@@ -163,15 +163,18 @@ class Source:
             scale: ``(..., C)`` of :class:`pipelines.sequence.RasterFrames`.
             offset: ``(..., C)``.
             nodata: stored number that means "not measured".
+            exact: in double precision, for statistics: an offset taken from small numbers costs single precision its
+                last digits.
 
         Returns:
-            ``(..., C, H, W)`` float32.
+            ``(..., C, H, W)`` float32, or float64.
         """
         xp = array_namespace(values)
-        stored = xp.astype(values, xp.float32)
+        real = xp.float64 if exact else xp.float32
+        stored = xp.astype(values, real)
         missing = xp.isnan(stored) if np.isnan(nodata) else (stored == nodata) | xp.isnan(stored)
         physical = (
-            stored * xp.astype(scale, xp.float32)[..., None, None] + xp.astype(offset, xp.float32)[..., None, None]
+            stored * xp.astype(scale, real)[..., None, None] + xp.astype(offset, real)[..., None, None]
         )
         parts = []
         start = 0
@@ -182,7 +185,7 @@ class Source:
             x = apply_transform(physical[..., start:stop, :, :] * band.factor, band.transform)
             low, high = band.valid
             bad = missing[..., start:stop, :, :] | ~xp.isfinite(x) | (x < low) | (x > high)
-            parts.append(xp.where(bad, xp.asarray(float("nan"), dtype=xp.float32), x))
+            parts.append(xp.where(bad, xp.asarray(float("nan"), dtype=real), x))
             start = stop
         return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-3)
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.sequence import Sequence
+from pipelines.sequence import RasterFrames, Sequence
 from pipelines.sources import Source
 from pipelines.sources.base import Kind
 from pipelines.sources.statistics import Accumulator, Statistics
+
+
+VALUES_AT_ONCE = 2**20  # in double precision some 30 MB with all that is made of them
 
 
 class SequenceSums:
@@ -29,12 +32,11 @@ class SequenceSums:
                 continue
             sums = self.by_source.setdefault(name, Accumulator(source.band_names))
             if name in sequence.rasters:
-                raster = sequence.rasters[name]
-                sums.add(source.to_model_space(raster.values, raster.scale, raster.offset, raster.nodata))
+                _add(sums, source, sequence.rasters[name])
             elif name in sequence.points:
                 values = sequence.points[name].values
                 one, zero = np.ones(values.shape, np.float32), np.zeros(values.shape, np.float32)
-                sums.add(source.to_model_space(values[:, :, None, None], one, zero, float("nan")))
+                sums.add(source.to_model_space(values[:, :, None, None], one, zero, float("nan"), exact=True))
 
     def merge(self, other: SequenceSums) -> None:
         """Add another's counts to these."""
@@ -54,3 +56,15 @@ class SequenceSums:
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> SequenceSums:
         return cls({name: Accumulator.from_dict(sums) for name, sums in state.items()})
+
+
+def _add(sums: Accumulator, source: Source, raster: RasterFrames) -> None:
+    """Counts frames, some at a time."""
+    step = max(1, VALUES_AT_ONCE // max(raster.values[:1].size, 1))
+    for start in range(0, len(raster.values), step):
+        part = slice(start, start + step)
+        sums.add(
+            source.to_model_space(
+                raster.values[part], raster.scale[part], raster.offset[part], raster.nodata, exact=True
+            )
+        )

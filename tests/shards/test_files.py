@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import tracemalloc
 import uuid
 
 import numpy as np
@@ -91,6 +92,19 @@ def test_a_failing_source_of_sequences_leaves_no_shard(store):
     with pytest.raises(OSError, match="scene lost"):
         write_shard(store, "x.shard.parquet", broken())
     assert store.list() == []
+
+
+def test_a_shard_holds_one_sequence_at_a_time(tmp_path, monkeypatch):
+    """Ten of 6 MB that do not compress."""
+    monkeypatch.setattr("pipelines.shards.writer.HELD_BYTES", 2**20)
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 2**16, (6, 3, 408, 408)).astype("u2")
+    large = dataclasses.replace(frames(6), values=noise, weight=np.zeros((6, 408, 408), np.uint8))
+    tracemalloc.start()
+    info = write_shard(Storage(tmp_path), "a.shard.parquet", (sequence(large, f"s{index}") for index in range(10)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert info.size > 59e6 and peak < 25e6, peak
 
 
 def test_statistics_may_be_gathered_on_the_way(store):

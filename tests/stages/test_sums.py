@@ -56,7 +56,7 @@ def measured(name, days, rng):
     return replace(raster(kind, days, shape), values=values, scale=scale, offset=offset)
 
 
-def test_streamed_statistics_are_the_direct_ones_after_each_sources_transform():
+def test_streamed_statistics_are_the_direct_ones_after_each_sources_transform(monkeypatch):
     rng = np.random.default_rng(0)
     parts, whole = [], {name: [] for name in MODEL_SPACE}
     for index in range(7):
@@ -70,6 +70,7 @@ def test_streamed_statistics_are_the_direct_ones_after_each_sources_transform():
             bands = [formula(physical[:, c]) for c, formula in enumerate(MODEL_SPACE[name])]
             whole[name].append(np.where(missing, np.nan, np.stack(bands, axis=1)))
 
+    monkeypatch.setattr("pipelines.stages.sums.VALUES_AT_ONCE", 2000)  # of frames of 960 and more
     total = SequenceSums()
     for first in (0, 2, 3):  # shards of 2, 1 and 4 sequences, each counted apart and kept as JSON
         shard = SequenceSums()
@@ -87,3 +88,16 @@ def test_streamed_statistics_are_the_direct_ones_after_each_sources_transform():
             assert found[name].count[band] == direct.size
             assert found[name].mean[band] == pytest.approx(direct.mean(), rel=1e-6), (name, band)
             assert found[name].std[band] == pytest.approx(direct.std(), rel=1e-6), (name, band)
+
+
+@pytest.mark.parametrize("brightest", [1002, 1020, 1200])
+def test_statistics_of_dark_bands_keep_their_digits_though_an_offset_is_taken_off(brightest: int):
+    kind, shape = SOURCES["sentinel2"], (24, 20)
+    values = np.random.default_rng(1).integers(1001, brightest + 1, (3, 2, *shape)).astype(np.uint16)
+    scale, offset = np.full((3, 2), 1e-4), np.full((3, 2), -0.1)
+    frames = replace(raster(kind, (1, 2, 3), shape), values=values, scale=scale, offset=offset)
+    sums = SequenceSums()
+    sums.add(replace(sequence(CONFIG, 0), rasters={"sentinel2": frames}), {"sentinel2": kind})
+    direct = optical(values * 1e-4 - 0.1)
+    assert sums.result()["sentinel2"].mean == pytest.approx(direct.mean(axis=(0, 2, 3)), rel=1e-6)
+    assert sums.result()["sentinel2"].std == pytest.approx(direct.std(axis=(0, 2, 3)), rel=1e-6)
