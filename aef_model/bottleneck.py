@@ -34,7 +34,7 @@ def check_kappa(kappa: float, dim: int) -> None:
     """
     if not (smallest := 32 * dim) <= kappa < math.inf:
         raise ValueError(
-            f"kappa {kappa} is too small for the sampler in {dim} dimensions: use at least {smallest}, or None"
+            f"kappa {kappa} does not suit the sampler in {dim} dimensions: use a number of at least {smallest}, or None"
         )
 
 

@@ -49,6 +49,7 @@ def check_frames(cfg: ModelConfig, frames: FrameSequence) -> tuple[int, int, int
             ("time_ms", frames.time_ms[name], torch.int64),
             ("present", frames.present[name], torch.bool),
         ):
+            _tensor(f"{name}: {what}", x)
             _expect(x.shape == (batch, count), f"{name}: {what} must be {batch}x{count}, not {_shape(x)}")
             _expect(x.dtype == dtype, f"{name}: {what} must be {dtype}, not {x.dtype}")
     for what, given in (("time_ms", frames.time_ms), ("present", frames.present)):
@@ -60,12 +61,17 @@ def check_frames(cfg: ModelConfig, frames: FrameSequence) -> tuple[int, int, int
     return size
 
 
+def _tensor(name: str, x: object) -> None:
+    _expect(isinstance(x, Tensor), f"{name} must be a tensor, not {type(x).__name__}")
+
+
 def check_period(name: str, period_ms: Tensor, batch: int) -> None:
     """Check a valid period of each sequence, ``(B, 2)``.
 
     Raises:
         ValueError: naming the period.
     """
+    _tensor(name, period_ms)
     _expect(period_ms.shape == (batch, 2), f"{name} must be {batch}x2 (start, end), not {_shape(period_ms)}")
     _expect(period_ms.dtype == torch.int64, f"{name} must be int64 epoch milliseconds, not {period_ms.dtype}")
     if _visible(period_ms):
@@ -84,7 +90,13 @@ def check_target(cfg: ModelConfig, name: str, target: Target, size: tuple[int, i
         ValueError: naming the source, what is wrong and what is expected.
     """
     source = cfg.source(name)
+    for what in ("values", "weight", "time_ms", "geometry"):
+        _tensor(f"{name}: target {what}", getattr(target, what))
     sequences, rows, cols = size
+    _expect(
+        2 * source.shift_px < min(rows, cols),
+        f"{name}: patch of {rows}x{cols} pixels, too small for shift_px {source.shift_px}",
+    )
     batch = len(target.time_ms) if target.time_ms.ndim else 0
     _expect(
         batch > 0 and batch % sequences == 0,
@@ -126,6 +138,8 @@ def check_text(cfg: ModelConfig, text: TextTarget, size: tuple[int, int, int]) -
         ValueError: naming what is wrong and what is expected.
     """
     batch, rows, cols = size
+    for what in ("vector", "row", "col", "present"):
+        _tensor(f"text: {what}", getattr(text, what))
     _expect(cfg.text_dim > 0, "the batch has texts but the model was built without a text head (text_dim 0)")
     _expect(
         tuple(text.vector.shape) == (batch, cfg.text_dim),
@@ -141,6 +155,9 @@ def check_text(cfg: ModelConfig, text: TextTarget, size: tuple[int, int, int]) -
             x.shape == (batch,) and x.dtype == dtype,
             f"text: {what} must be {batch} {dtype}, not {_shape(x)} {x.dtype}",
         )
+    if _visible(text.vector):
+        sound = torch.isfinite(text.vector).all(dim=1) | ~text.present
+        _expect(bool(sound.all()), "text: a vector that is present must be finite")
     for what, x, side in (("row", text.row, rows), ("col", text.col, cols)):
         if _visible(x):
             _expect(
@@ -155,6 +172,8 @@ def check_batch(cfg: ModelConfig, batch: Batch) -> tuple[int, int, int]:
         ValueError: naming what is wrong.
     """
     size = check_frames(cfg, batch.frames)
+    stride = cfg.uniformity_stride
+    _expect(stride <= min(size[1:]), f"uniformity_stride {stride} is more than a side of {size[1]}x{size[2]} pixels")
     check_period("support_ms", batch.support_ms, size[0])
     for name, period in batch.periods_ms.items():
         check_period(f"period {name!r}", period, size[0])
@@ -168,5 +187,7 @@ def check_batch(cfg: ModelConfig, batch: Batch) -> tuple[int, int, int]:
     for name, target in batch.targets.items():
         check_target(cfg, name, target, size)
     if batch.site is not None:
-        _expect(batch.site.shape == (size[0],), f"site must be {size[0]} numbers, not {_shape(batch.site)}")
+        _tensor("site", batch.site)
+        whole = not batch.site.is_floating_point() and batch.site.shape == (size[0],)
+        _expect(whole, f"site must be {size[0]} whole numbers, not {_shape(batch.site)} {batch.site.dtype}")
     return size

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
+from torch.nn import ModuleDict
+
 GRID_PX = 16  # the coarsest grid (space operator) is L/16: patch sides are multiples of this
 
 Metric = Literal["l1", "cross_entropy"]
@@ -47,8 +49,21 @@ class SourceConfig:
     drop_frames: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.bands:
-            raise ValueError(f"source {self.name!r} has no bands")
+        if not self.name.isidentifier() or hasattr(ModuleDict, self.name):
+            raise ValueError(
+                f"source {self.name!r}: a name is a word of letters, digits and _, and no method of a dict"
+            )
+        if not self.bands or isinstance(self.bands, str) or len(set(self.bands)) < len(self.bands):
+            raise ValueError(f"source {self.name!r}: bands must be a list of names, each once, not {self.bands!r}")
+        if self.classes is not None and (not self.classes or len(set(self.classes)) < len(self.classes)):
+            raise ValueError(f"source {self.name!r}: classes must be a list of codes, each once")
+        for setting in ("geometry_dim", "shift_px", "regrid_px"):
+            if not isinstance(getattr(self, setting), int) or getattr(self, setting) < 0:
+                raise ValueError(f"source {self.name!r}: {setting} must be a whole number of at least 0")
+        for setting, most in (("loss_weight", math.inf), ("drop_source", 1), ("drop_frames", 1)):
+            if not (0 <= getattr(self, setting) <= most and math.isfinite(getattr(self, setting))):
+                limit = "a number of at least 0" if most == math.inf else "a probability, from 0 to 1"
+                raise ValueError(f"source {self.name!r}: {setting} must be {limit}, not {getattr(self, setting)!r}")
         if (self.metric == "cross_entropy") != (self.classes is not None):
             raise ValueError(f"source {self.name!r}: metric 'cross_entropy' and a list of classes go together")
         if self.classes is not None and (self.is_input or not self.extent):
@@ -217,6 +232,9 @@ class ModelConfig:
         for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number of at least 0, not {getattr(self, name)!r}")
+        for name, dim in (("mlp_ratio", self.time_dim), ("conv_expansion", self.precision_dim)):
+            if int(getattr(self, name) * dim) < 1:
+                raise ValueError(f"{name} {getattr(self, name)!r} leaves no hidden channel")
         if not 0 <= self.whole_period <= 1:
             raise ValueError(f"whole_period is a probability, from 0 to 1, not {self.whole_period!r}")
         for heads, dim, what in (
@@ -314,6 +332,9 @@ def _choose(
     for name in bands:
         if name not in available:
             raise ValueError(f"{name!r} is no {role} source; there are {', '.join(available)}")
+    for name, selected in bands.items():
+        if isinstance(selected, str):
+            raise ValueError(f"{name}: bands must be a list, not {selected!r}")
     return tuple(
         replace(available[name], bands=tuple(selected)) if selected is not None else available[name]
         for name, selected in bands.items()

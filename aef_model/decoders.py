@@ -37,14 +37,14 @@ class Decoder(nn.Module):
             code: ``(B, H, W, D)`` unit vectors.
             time_ms: ``(B*K,)`` instants, K of each sequence side by side.
             period_ms: ``(B, 2)`` the period that the code summarises.
-            geometry: ``(B*K, G)``; NaN (unknown) counts as 0.
+            geometry: ``(B*K, G)``; what is no finite number (unknown) counts as 0.
 
         Returns:
             ``(B*K, H, W, outputs)`` float32: z-scores, or logits of classes.
         """
         frames = len(time_ms) // len(code)
         when = decode_time_code(time_ms, period_ms.repeat_interleave(frames, dim=0))
-        about = torch.cat([when, torch.nan_to_num(geometry.float())], dim=-1)
+        about = torch.cat([when, torch.nan_to_num(geometry.float(), posinf=0.0, neginf=0.0)], dim=-1)
         place = self.code(code * self.scale)[:, None]
         x = F.gelu((place + self.frame(about).unflatten(0, (-1, frames))[:, :, None, None]).flatten(0, 1))
         return self.out(F.gelu(self.middle(x))).float()
@@ -72,4 +72,6 @@ class TextHead(nn.Module):
 
     def temperature(self) -> Tensor:
         """The factor on cosines, at most 100."""
-        return self.log_scale.clamp_max(self.MAX_LOG_SCALE).exp()
+        with torch.no_grad():  # the parameter, not its value here: from the limit its gradient may lead back
+            self.log_scale.clamp_(max=self.MAX_LOG_SCALE)
+        return self.log_scale.exp()

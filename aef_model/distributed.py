@@ -39,8 +39,9 @@ class _Exchange(torch.autograd.Function):
 def exchange(x: Tensor) -> Tensor:
     """``(B, ...)`` of every process as ``(B * processes, ...)``, for what each process goes on with in its own way.
 
-    The backward pass exchanges too, so this is for what all decoders come after: their gradients are on every process
-    done by then, whatever sources a batch lacks. Losses take :func:`gather`.
+    The backward pass exchanges too, so this is for what all decoders come after and all projectors before: whatever
+    sources a batch lacks, the gradients of the ones are done by then on every process, and of the others not begun.
+    Losses take :func:`gather`.
     """
     if world()[1] == 1:
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,8 +64,10 @@ class AlphaEarth(nn.Module):
 
     Distributed training: every parameter takes part in every step. Modules that a batch does not need (the decoder of
     an absent source, the projector of an input without frames, the text head) give a zero gradient through
-    one multiplication by 0, so DistributedDataParallel needs no search for unused parameters. All processes must use
-    equal batch and patch sizes, because uniformity and the text contrast gather the codes of the global batch.
+    one multiplication by 0, so DistributedDataParallel needs no search for unused parameters. It comes in the backward
+    pass when theirs would: decoders' before the code norm exchanges, projectors' after it, or processes would meet
+    in two orders. All processes must use equal batch and patch sizes, because uniformity and the text contrast
+    gather the codes of the global batch.
 
     Args:
         cfg: what to build.
@@ -123,6 +126,8 @@ class AlphaEarth(nn.Module):
         axis = replace(axis, measured=Measured.of(join_sources(axis, measured)))
         state = self.spread(join_sources(axis, projected))
         code = F.gelu(self.code(time_code(axis.listed_time_ms)))
+        if torch.is_grad_enabled():
+            code = code + _zero_of(m for name, m in self.projectors.items() if name not in frames.pixels)
         for block in self.blocks:
             state = self._run(block, state, code, axis)
         return Features(state.precision, axis)
@@ -147,6 +152,8 @@ class AlphaEarth(nn.Module):
             ValueError: for periods that do not fit the features.
         """
         several = period_ms.ndim == 3
+        if several and not period_ms.shape[1]:
+            raise ValueError("period_ms holds no period")
         periods = period_ms if several else period_ms[:, None]
         axis = features.axis
         for i in range(periods.shape[1]):
@@ -272,7 +279,7 @@ class AlphaEarth(nn.Module):
                 there = self.text_head(vector, batch.periods_ms[text.period])
                 terms["text"] = losses.contrast(place, there, text.present, self.text_head.temperature())
                 total = total + cfg.text_weight * terms["text"]
-        return Output(terms, total + self._touch_unused(batch))
+        return Output(terms, total + self._touch_unused(batch, means))
 
     def _decode(self, batch: Batch, code: dict[str, Tensor], generator: torch.Generator | None) -> dict[str, Tensor]:
         """``(B*K, outputs, H, W)`` by source; on a lattice for sources without extent."""
@@ -322,17 +329,17 @@ class AlphaEarth(nn.Module):
                 terms[f"reconstruction/{name}"] = mean
         return {"reconstruction": whole / shares.clamp_min(1e-6), **terms}
 
-    def _touch_unused(self, batch: Batch) -> Tensor:
-        """Zero, with a zero gradient to every parameter that this batch does not use."""
+    def _touch_unused(self, batch: Batch, means: Tensor) -> Tensor:
+        """Zero, with a zero gradient to what no term of this batch uses of decoders, text head and codes."""
         idle: list[nn.Module] = [m for name, m in self.decoders.items() if name not in batch.targets]
-        idle += [m for name, m in self.projectors.items() if name not in batch.frames.pixels]
         if self.text_head is not None and batch.text is None:
             idle.append(self.text_head)
-        zero = batch.support_ms.new_zeros((), dtype=torch.float32)
-        for module in idle:
-            for parameter in module.parameters():
-                zero = zero + parameter.flatten()[0] * 0.0
-        return zero
+        return _zero_of(idle) + means.flatten()[0] * 0.0
+
+
+def _zero_of(modules: Iterable[nn.Module]) -> Tensor | float:
+    """Zero, with a zero gradient to every parameter of some modules."""
+    return sum(parameter.flatten()[0].float() * 0.0 for module in modules for parameter in module.parameters())
 
 
 def source_error(

@@ -54,8 +54,8 @@ def write_shard(
     """Write sequences as one shard, whole or not at all.
 
     One compressed sequence is held in memory; those before it wait in a temporary file of this machine for what the
-    shard's footer needs to know of all. Nothing that changes between runs (clock, host, order of dictionary keys) enters
-    the file.
+    shard's footer needs to know of all. Nothing that changes between runs (clock, host, order of dictionary keys)
+    enters the file.
 
     Args:
         storage: where.

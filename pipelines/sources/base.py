@@ -173,9 +173,7 @@ class Source:
         real = xp.float64 if exact else xp.float32
         stored = xp.astype(values, real)
         missing = xp.isnan(stored) if np.isnan(nodata) else (stored == nodata) | xp.isnan(stored)
-        physical = (
-            stored * xp.astype(scale, real)[..., None, None] + xp.astype(offset, real)[..., None, None]
-        )
+        physical = stored * xp.astype(scale, real)[..., None, None] + xp.astype(offset, real)[..., None, None]
         parts = []
         start = 0
         # Neighbouring bands that share a transform are taken in one go: GEDI has 101 of one kind.

@@ -109,6 +109,10 @@ class Embedder:
         period_ms = torch.tensor([[period.start_ms, period.end_ms]] * len(patches), device=self.device)
         with autocast(self.precision, self.device):
             embeddings = self.model.embed(frames, period_ms).float().cpu().numpy()
+        if not np.isfinite(embeddings).all():
+            raise FloatingPointError(
+                "the model gives no numbers: a weight is none; delete checkpoints/ and run `aef train`"
+            )
         for patch, vectors, any_frame in zip(patches, embeddings, seen.tolist(), strict=True):
             if any_frame:
                 rows = slice(patch.inner_row, patch.inner_row + patch.keep_height)

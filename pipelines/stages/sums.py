@@ -12,7 +12,6 @@ from pipelines.sources import Source
 from pipelines.sources.base import Kind
 from pipelines.sources.statistics import Accumulator, Statistics
 
-
 VALUES_AT_ONCE = 2**20  # in double precision some 30 MB with all that is made of them
 
 

@@ -104,6 +104,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
     # Noise and dropped frames differ between ranks and steps, and are the same in a resumed run.
     generator = torch.Generator(device=device)
     start, first, terms = time.monotonic(), step, TermLog()
+    sound = torch.ones((), dtype=torch.bool, device=device)
     for raw in feed.batches(step):
         generator.manual_seed(hash_seed(config.seed, step, rank))
         torch.manual_seed(hash_seed(config.seed, step, rank))
@@ -116,8 +117,13 @@ def train_loop(arguments: dict[str, Any]) -> None:
         output.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(wrapped.parameters(), train.clip)
         optimizer.step()
+        sound = sound & torch.isfinite(norm)
         step += 1
         terms.add(output.losses)
+        saves = step % train.checkpoint_every == 0 or step == train.steps
+        # Looked at now and then, as looking waits for the device, but before anything is kept.
+        if (saves or step % REPORT_EVERY == 0) and not sound:
+            raise FloatingPointError(f"a gradient was no number by step {step}; lower train.learning_rate")
         if step % REPORT_EVERY == 0 or step == train.steps:
             row = terms.take()
             row |= {"step": step, "total": float(output.total.detach()), "gradient_norm": float(norm)}
@@ -131,7 +137,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
             if rank == 0:
                 arguments["board"].pin.remote(row)
             ray.train.report(row)
-        if rank == 0 and (step % train.checkpoint_every == 0 or step == train.steps):
+        if rank == 0 and saves:
             _save(storage, run_id, step, config, model_of(wrapped), optimizer, statistics, history)
         if step == train.steps:
             break

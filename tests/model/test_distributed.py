@@ -69,6 +69,27 @@ def trained(wrap=lambda model: model, rows=slice(None)):
     return losses | {"total": found.total.detach()}, {name: p.grad for name, p in model.named_parameters()}
 
 
+# Which process lacks sources, from which step on, and the code norm, whose backward pass exchanges too.
+LACKING = [(1, 1, "none"), (1, 0, "batch"), (0, 0, "none"), (0, 0, "batch"), (0, 1, "batch")]
+
+
+def lacking(rank, who, since, code_norm):
+    """Gradients of three steps of processes whose batches hold different sources."""
+    torch.manual_seed(0)
+    model = AlphaEarth(ModelConfig.named("tiny", code_norm=code_norm))
+    parallel = torch.nn.parallel.DistributedDataParallel(model)  # without a search for unused parameters
+    for step in range(3):
+        batch = make_batch(model.cfg, 2, (16, 16), seed=rank)
+        batch.site = torch.arange(2) + 2 * rank
+        if rank == who and step >= since:
+            del batch.targets["gedi"], batch.targets["sentinel1"]
+            batch.text = None
+            for part in vars(batch.frames).values():
+                del part["landsat"]
+        parallel(batch, torch.Generator().manual_seed(rank), step=step).total.backward()
+    return [p.grad for p in model.parameters()]
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -81,20 +102,8 @@ def work(rank, folder):
     normed = norm(skewed)
     normed.square().sin().sum().backward()
 
-    torch.manual_seed(0)
-    model = AlphaEarth(ModelConfig.named("tiny"))
-    parallel = torch.nn.parallel.DistributedDataParallel(model)  # without a search for unused parameters
-    for step in range(3):
-        batch = make_batch(model.cfg, 2, (16, 16), seed=rank)
-        batch.site = torch.arange(2) + 2 * rank
-        if rank == 1 and step > 0:  # the processes' batches hold different sources
-            del batch.targets["gedi"]
-            batch.text = None
-            for part in vars(batch.frames).values():
-                del part["landsat"]
-        parallel(batch, torch.Generator().manual_seed(rank), step=step).total.backward()
-    gradients = [p.grad for p in model.parameters()]
-    found = {"loss": loss.detach(), "grad": mine.grad / 2, "model": gradients}
+    gradients = [lacking(rank, *case) for case in LACKING]
+    found = {"loss": loss.detach(), "grad": mine.grad / 2, "lacking": gradients}
     found["trained"] = trained(torch.nn.parallel.DistributedDataParallel, slice(2 * rank, 2 * rank + 2))
     found["contrast"] = contrasted(slice(4 * rank, 4 * rank + 4))
     found |= {"normed": normed.detach(), "norm_grad": skewed.grad, "mean": norm.mean, "variance": norm.variance}
@@ -127,8 +136,9 @@ def test_two_processes_act_as_one_batch_and_miss_no_source(tmp_path):
     torch.testing.assert_close(torch.cat([a["norm_grad"], b["norm_grad"]]), skewed.grad, atol=1e-4, rtol=1e-4)
     assert all((part[name] == a[name]).all() for part in (a, b) for name in ("mean", "variance"))
     torch.testing.assert_close(a["variance"], norm.variance)
-    for x, y in zip(a["model"], b["model"], strict=True):
-        torch.testing.assert_close(x, y)
+    for case in range(len(LACKING)):
+        for x, y in zip(a["lacking"][case], b["lacking"][case], strict=True):
+            torch.testing.assert_close(x, y)
     losses, gradients = trained()
     for part in (a, b):
         for name, loss in losses.items():

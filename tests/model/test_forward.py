@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_batch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from aef_model import AlphaEarth, ModelConfig
 from aef_model.losses import shift_invariant_error
+from aef_model.model import source_error
 from aef_model.perturb import drop_frames, student_view
 
 
@@ -130,3 +132,98 @@ def test_embedding_with_a_model_in_training_is_that_of_evaluation_and_teaches_it
     whole = model.embed(batch.frames, batch.support_ms)
     assert model.training and torch.equal(model.upsampler.norm.mean, before)
     torch.testing.assert_close(model.embed(batch.frames, batch.support_ms, max_patches=1), whole)
+
+
+def moved(mean, kappa, generator):
+    """In place of a sample: somewhere that tells it from the mean."""
+    return F.normalize(mean + 0.5 * (torch.arange(mean.shape[-1]) == 3), dim=-1)
+
+
+def test_decoders_and_uniformity_see_samples_and_texts_the_mean(step, monkeypatch):
+    model, batch, _, means, _ = step
+    monkeypatch.setattr("aef_model.model.sample_von_mises_fisher", moved)
+    noisy = AlphaEarth(replace(model.cfg, kappa=8000.0)).train()
+    noisy.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        found = noisy(batch, torch.Generator().manual_seed(5), step=0).losses
+    samples = {name: moved(mean, None, None) for name, mean in means.items()}
+    target = batch.targets["sentinel2"]
+    decoded = model.decoders["sentinel2"](
+        samples[target.period], target.time_ms, batch.periods_ms[target.period], target.geometry
+    ).permute(0, 3, 1, 2)
+    expected = shift_invariant_error(decoded, target.values, target.weight, 2).mean()
+    torch.testing.assert_close(found["reconstruction/sentinel2"], expected, rtol=1e-4, atol=1e-6)
+    candidates = [(u[0] * u[1]).sum(-1).abs().mean() for u in samples.values()]
+    assert min(abs(float(found["uniformity"] - x)) for x in candidates) < 1e-5
+    torch.testing.assert_close(found["text"], step[2].losses["text"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found["consistency"], step[2].losses["consistency"], rtol=1e-4, atol=1e-6)
+
+
+def by_cells(values, weight, size, phase):
+    """``(cells)`` sums of values times weights, and of weights, of a grid that begins ``phase`` before the patch."""
+    cells = {}
+    for i, j in np.ndindex(values.shape[-2:]):
+        total, known = cells.setdefault(((i + phase[0]) // size, (j + phase[1]) // size), [0.0, 0.0])
+        w = weight[..., i, j]
+        cells[(i + phase[0]) // size, (j + phase[1]) // size] = [total + w * values[..., i, j], known + w]
+    return np.stack([total for total, _ in cells.values()], -1), np.stack([known for _, known in cells.values()], -1)
+
+
+@pytest.mark.parametrize("name", ["landsat", "palsar2", "gedi", "elevation"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_sources_are_compared_on_their_nominal_grid_from_a_random_phase_on(name: str, seed: int):
+    source = ModelConfig.named("tiny").source(name)
+    g = torch.Generator().manual_seed(seed)
+    prediction, values = torch.randn(2, 2, len(source.bands), 13, 11, generator=g)
+    weight = (torch.rand(values.shape, generator=g) < 0.7).float()
+    found = source_error(source, prediction, values, weight, torch.Generator().manual_seed(seed))
+    size = source.regrid_px
+    phase = torch.randint(size, (2,), generator=torch.Generator().manual_seed(seed)).tolist()
+    (p, known), (v, _) = (
+        by_cells(x.double().numpy(), weight.double().numpy(), size, phase) for x in (prediction, values)
+    )
+    error = np.abs(p - v).sum() / size**2  # each cell counts with the area that is known of it
+    assert float(found.error) == pytest.approx(error, rel=1e-4)
+    assert float(found.weight) == pytest.approx(known.sum() / size**2, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_classes_are_compared_by_their_shares_of_the_nominal_grids_cells(seed: int):
+    source = ModelConfig.named("tiny").source("landcover")
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, source.outputs, 13, 11, generator=g)
+    classes = torch.randint(-1, source.outputs, (2, 13, 11), generator=g)
+    found = source_error(source, logits, classes, (classes >= 0).float(), torch.Generator().manual_seed(seed))
+    phase = torch.randint(3, (2,), generator=torch.Generator().manual_seed(seed)).tolist()
+    known = (classes >= 0).double()[:, None].expand(-1, source.outputs, -1, -1).numpy()
+    shares = F.one_hot(classes.clamp_min(0), source.outputs).movedim(-1, 1).double().numpy()
+    (p, area), (t, _) = (by_cells(x, known, 3, phase) for x in (logits.double().softmax(1).numpy(), shares))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = np.where(area[:, 0] > 0, -(t / area * np.log(p / area)).sum(axis=1), 0.0)
+    assert float(found.error) == pytest.approx((each * area[:, 0]).sum() / 9, rel=1e-4)
+    assert float(found.weight) == pytest.approx(area[:, 0].sum() / 9, rel=1e-5)
+
+
+def test_a_damaged_weight_is_seen_in_the_loss_and_in_the_embedding():
+    cfg = ModelConfig.named("tiny")
+    model, batch = AlphaEarth(cfg), make_batch(cfg)
+    with torch.no_grad():
+        model.blocks[0].precision.widen.weight[0, 0] = float("nan")
+    assert not torch.isfinite(model(batch, torch.Generator().manual_seed(0), step=0).total)
+    assert not torch.isfinite(model.embed(batch.frames, batch.support_ms)).any()
+
+
+def test_a_batch_without_anything_to_learn_gives_every_parameter_a_gradient_of_zero():
+    cfg = ModelConfig.named("tiny", uniformity_weight=0.0, consistency_weight=0.0)
+    model, batch = AlphaEarth(cfg), make_batch(cfg)
+    batch.targets, batch.text = {}, None
+    model(batch, torch.Generator().manual_seed(0), step=0).total.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_the_temperature_comes_back_from_its_limit():
+    head = AlphaEarth(ModelConfig.named("tiny")).text_head
+    with torch.no_grad():
+        head.log_scale.fill_(9.0)
+    head.temperature().backward()
+    assert float(head.temperature()) == pytest.approx(100.0) and float(head.log_scale.grad) == pytest.approx(100.0)

@@ -8,7 +8,7 @@ from conftest import DAY, make_batch
 from torch.utils.flop_counter import FlopCounterMode
 
 from aef_model import AlphaEarth, FrameSequence, ModelConfig
-from aef_model.config import SENTINEL2_BANDS_13
+from aef_model.config import PAPER_SOURCES, SENTINEL2_BANDS_13, SourceConfig
 
 
 def seeded(seed=0):
@@ -279,7 +279,14 @@ WRONG = {
     ),
     "elevation: target weight must be float": lambda b: turn(vars(b.targets["elevation"]), "weight", torch.bool),
     "grace: target time_ms must be 4 int64": lambda b: turn(vars(b.targets["grace"]), "time_ms", torch.int32),
-    "site must be 4 numbers, not 3": lambda b: cut(vars(b), "site", slice(3)),
+    "site must be 4 whole numbers, not 3": lambda b: cut(vars(b), "site", slice(3)),
+    "site must be 4 whole numbers, not 4 torch.float32": lambda b: turn(vars(b), "site", torch.float32),
+    "gedi: target values must be a tensor, not ndarray": (
+        lambda b: setattr(b.targets["gedi"], "values", b.targets["gedi"].values.numpy())
+    ),
+    "support_ms must be a tensor, not list": lambda b: setattr(b, "support_ms", b.support_ms.tolist()),
+    "landsat: time_ms must be a tensor, not NoneType": lambda b: b.frames.time_ms.update(landsat=None),
+    "text: a vector that is present must be finite": lambda b: b.text.vector[0].fill_(float("nan")),
 }
 ALL = slice(None)
 
@@ -302,6 +309,50 @@ def test_wrong_periods_are_named(tiny):
             call(torch.zeros(4, 2))
         with pytest.raises(ValueError, match="period_ms ends before it starts"):
             call(torch.zeros(4, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"uniformity_stride": 17}, "uniformity_stride 17 is more than a side of 16x16"),
+        (
+            {"sources": (replace(PAPER_SOURCES[0], shift_px=8),)},
+            "sentinel2: patch of 16x16 pixels, too small for shift_px",
+        ),
+    ],
+)
+def test_patches_too_small_for_a_setting_are_named(settings, message: str):
+    cfg = ModelConfig.named("tiny", **settings)
+    with pytest.raises(ValueError, match=message):
+        AlphaEarth(cfg)(make_batch(cfg, size=(16, 16)), step=0)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_unknown_geometry_is_no_number_of_any_kind(tiny, value: float):
+    batch = make_batch(tiny.cfg)
+    batch.targets["sentinel1"].geometry.fill_(value)
+    assert torch.isfinite(tiny(batch, seeded()).total)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"loss_weight": -1}, "loss_weight must be a number of at least 0, not -1"),
+        ({"loss_weight": float("nan")}, "loss_weight must be a number"),
+        ({"drop_frames": 2}, "drop_frames must be a probability"),
+        ({"shift_px": -1}, "shift_px must be a whole number"),
+        ({"regrid_px": -3}, "regrid_px must be a whole number"),
+        ({"geometry_dim": -1}, "geometry_dim must be a whole number"),
+        ({"bands": "red"}, "bands must be a list of names"),
+        ({"bands": ("red", "red")}, "bands must be a list of names, each once"),
+        ({"classes": (), "metric": "cross_entropy"}, "classes must be a list of codes"),
+        ({"name": "my.x"}, "a name is a word"),
+        ({"name": "pop"}, "a name is a word"),
+    ],
+)
+def test_a_source_that_makes_no_sense_is_refused(setting, message: str):
+    with pytest.raises(ValueError, match=f"source '.*': .*{message}"):
+        SourceConfig(**{"name": "x", "bands": ("red", "nir"), **setting})
 
 
 def test_nothing_to_embed_is_named(tiny):
@@ -339,6 +390,9 @@ def test_what_does_not_fit_is_named(tiny, message):
         ({"name": "tiny", "uniformity_weight": -1}, "uniformity_weight must be a number of at least 0"),
         ({"name": "tiny", "text_weight": float("nan")}, "text_weight must be a number of at least 0"),
         ({"name": "tiny", "whole_period": 2}, "whole_period is a probability"),
+        ({"name": "tiny", "mlp_ratio": 0.0}, "mlp_ratio 0.0 leaves no hidden channel"),
+        ({"name": "tiny", "conv_expansion": 0.001}, "conv_expansion 0.001 leaves no hidden channel"),
+        ({"name": "tiny", "inputs": {"landsat": "red"}}, "landsat: bands must be a list, not 'red'"),
     ],
 )
 def test_wrong_configurations_are_named(arguments, message):
@@ -350,5 +404,6 @@ def test_a_checkpoint_of_another_version_is_refused():
     values = ModelConfig.named("tiny").to_dict()
     with pytest.raises(ValueError, match="unknown model setting colour"):
         ModelConfig.from_dict({**values, "colour": 1})
-    with pytest.raises(ValueError, match="kappa 100"):
-        AlphaEarth(ModelConfig.named("tiny", kappa=100.0))
+    for kappa in (100.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"kappa {kappa}"):
+            AlphaEarth(ModelConfig.named("tiny", kappa=kappa))
