@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from math import ceil, floor
+from math import ceil, cos, floor, radians
 from typing import Any
 
 import geopandas as gpd
@@ -20,7 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from pipelines.catalogs import Catalog, open_catalog
 from pipelines.config import Area, Config, ConfigError
-from pipelines.grid import Period, Site, Tile, Window, tiles_covering
+from pipelines.grid import RESOLUTION_M, Period, Site, Tile, Window, tiles_covering
 from pipelines.scenes import Scene, frame_to_scenes, scenes_to_frame
 from pipelines.sources import source
 from pipelines.sources.base import Kind
@@ -31,7 +31,7 @@ from pipelines.stages.plan_identity import CODE, differences, identity_of, plan_
 from pipelines.stages.session import Progress, StageResult, log
 from pipelines.stages.sites import count_sequences, draw_sites, frame_to_sites, sites_to_frame
 from pipelines.stages.strata import TextPoints
-from pipelines.stages.survey import Distinct, Look, Survey, Tally, looks_from_dict, looks_to_dict
+from pipelines.stages.survey import METRES_PER_DEGREE, Distinct, Look, Survey, Tally, looks_from_dict, looks_to_dict
 from pipelines.storage import Storage
 
 PLAN = "plan/plan.json"
@@ -72,6 +72,15 @@ class Cell:
     name: str
     area: BaseGeometry
     row: int
+
+
+def with_margin(area: BaseGeometry, config: Config) -> BaseGeometry:
+    """The area and the ground beyond its edge that sites and tiles may reach."""
+    reach_m = max(config.plan.site_px, config.plan.tile_px) * RESOLUTION_M
+    _, south, _, north = area.bounds
+    poleward = min(max(abs(south), abs(north)), 84.0)  # where UTM ends
+    reach_deg = reach_m / METRES_PER_DEGREE / cos(radians(poleward))
+    return area.buffer(reach_deg, join_style="mitre").intersection(box(-180, -90, 180, 90))
 
 
 def search_cells(area: BaseGeometry, size_deg: float) -> Iterator[Cell]:
@@ -191,7 +200,7 @@ def _survey(config: Config, result: StageResult, storage: Storage | None, identi
     """What a plan holds, its counts booked in ``result``; scenes go to storage, if given, under the names returned."""
     area = area_of(config)
     catalogs = open_catalogs(config)
-    cells = list(search_cells(area, config.plan.search_cell_deg))
+    cells = list(search_cells(with_margin(area, config), config.plan.search_cell_deg))
     progress = Progress("plan", "search cells")
     usable, refused = Distinct(), Distinct()
     tally = Tally(config, area)
@@ -205,7 +214,7 @@ def _survey(config: Config, result: StageResult, storage: Storage | None, identi
                 of_reason[item] = None
         usable.add(((scene.source, f"{scene.collection}/{scene.scene_id}") for scene in scenes), cell.row)
         refused.add(cell_refused, cell.row)
-        tally.add(scenes, cell.area)
+        tally.add(scenes, cell.area.intersection(area))
         if config.plan.texts_first or config.plan.periods_per_site is not None:
             texts = texts.joined(TextPoints.read(scenes, catalogs))
         if scenes and storage is not None:

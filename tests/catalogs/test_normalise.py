@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shapely import box
+from shapely import Point, box
 
 from pipelines.catalogs import UnusableItem, normalise
 from pipelines.catalogs.base import SceneSearch
@@ -337,3 +337,11 @@ def test_a_granule_of_cmr():
     scene = normalise({**granule, "stac_version": "1.1.0"}, source("gedi"), "cat")
     assert list(scene.assets) == ["data"] and scene.assets["data"].href.startswith("https://data.lpdaac")
     assert scene.time_ms == parse_time_ms("2019-04-18T08:03:38Z") and scene.valid_ms[1] > scene.time_ms + 5_000_000
+
+
+def test_a_granule_across_180_degrees_lies_on_both_sides_of_it():
+    outline = {"type": "Polygon", "coordinates": [[[170, 10], [-170, 20], [-170, 20.1], [170, 10.1], [170, 10]]]}
+    granule = {**item({"data": {"href": "https://h/g.h5"}}), "geometry": outline}
+    footprint = normalise(granule, source("gedi"), "cat").footprint
+    assert footprint.intersects(Point(175, 12.55)) and footprint.intersects(Point(-175, 17.55))
+    assert not footprint.intersects(Point(0, 15.05))

@@ -1,0 +1,57 @@
+"""Which scenes a plan holds."""
+
+import json
+
+import pytest
+
+from pipelines.cli import main
+from pipelines.config import load_config
+from pipelines.grid import Period
+from pipelines.stages.plan import Plan
+from tests.catalogs import static_world
+
+
+@pytest.fixture
+def planned(tmp_path, capsys):
+    """The plan of an area over a static catalog, and the catalog's folder."""
+    catalog = static_world.write(tmp_path / "catalog")
+
+    def _planned(bbox, collections=("optical",)):
+        path = tmp_path / "region.yaml"
+        tree = {
+            "root": str(tmp_path / "root"),
+            "area": {"bbox": bbox},
+            "periods": [["2020-01-01", "2021-01-01"]],
+            "catalogs": {"here": {"kind": "static", "url": str(catalog)}},
+            "sources": {"sentinel2": {"catalog": "here", "collections": list(collections)}},
+            "plan": {"tile_px": 64, "site_px": 32},
+            "ingest": {"text_encoder": None},
+        }
+        path.write_text(json.dumps(tree))
+        assert main(["plan", "--config", str(path)]) == 0, capsys.readouterr().err
+        return Plan.load(load_config(str(path), []))
+
+    return _planned, catalog
+
+
+@pytest.mark.parametrize(("east", "expected"), [(10.95, {"scene-0"}), (10.998, {"scene-0", "scene-1"})])
+def test_ground_beyond_the_area_that_a_tile_reaches_is_searched_too(planned, east: float, expected: set[str]):
+    """One scene ends at 10.5 degrees, the next begins at 11: 140 m beyond the area, where its last tile is."""
+    plan = planned[0]([10.49, 50.0, east, 50.03])
+    assert {scene.scene_id for scene in plan.scenes_of("sentinel2")} == expected
+
+
+def test_two_collections_may_use_one_id(planned):
+    plan_of, catalog = planned
+    items = [json.loads(path.read_text()) for path in sorted((catalog / "optical").rglob("scene-*.json"))]
+    for item in items:
+        item["collection"] = "again"
+    static_world._collection(catalog, "again", items)
+    root = json.loads((catalog / "catalog.json").read_text())
+    root["links"].append({"rel": "child", "href": "./again/collection.json"})
+    (catalog / "catalog.json").write_text(json.dumps(root))
+    plan = plan_of([10.0, 50.0, 10.05, 50.03], ("optical", "again"))
+    found = plan.scenes_of("sentinel2")
+    assert [(scene.scene_id, scene.collection) for scene in found] == [("scene-0", "again"), ("scene-0", "optical")]
+    (site, *_) = plan.sites()
+    assert len(plan.scenes(site.window, Period.calendar_year(2020))["sentinel2"]) == 2
