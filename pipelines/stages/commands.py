@@ -71,9 +71,10 @@ def run_stages(config: Config, options: argparse.Namespace) -> int:
             check_labels(config)
         if NEEDS_CATALOG & set(names):
             stack.enter_context(served_catalog(config))
-        if set(names) - {"plan"}:
-            stack.enter_context(ray_session(config))
         for name in names:
+            # One for all stages; a stage alone has its own, once it has found that there is something to do.
+            if name != "plan" and len(names) > 1:
+                stack.enter_context(ray_session(config))
             result = _measured(storage, name, partial(_stage, config, name, options))
             results.append(result)
             if result.failed and name in ("plan", "ingest", "train"):

@@ -151,3 +151,12 @@ def test_a_disk_that_fills_while_ingesting(finished, continued, small_disk):
     shards = content(small_disk, "shards/**/*.shard.parquet")
     assert shards == content(whole.root, "shards/**/*.shard.parquet")
     assert kept.items() <= shards.items()
+
+
+def test_a_training_that_leaves_all_bounds_says_so_and_keeps_no_damaged_checkpoint(continued):
+    aef = continued("plan", "shards")
+    settings = ("train.learning_rate=1e30", "train.warmup=1", "train.steps=10", "train.checkpoint_every=5")
+    done = aef.run("train", *settings, "train.max_failures=0")
+    assert done.status != 0
+    assert "lower train.learning_rate" in done.out + done.err
+    assert list(aef.root.glob("checkpoints/**/*.pt")) == []
