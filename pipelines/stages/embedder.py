@@ -111,7 +111,7 @@ class Embedder:
             embeddings = self.model.embed(frames, period_ms).float().cpu().numpy()
         if not np.isfinite(embeddings).all():
             raise FloatingPointError(
-                "the model gives no numbers: a weight is none; delete checkpoints/ and run `aef train`"
+                "the model gives NaN, as one of its weights must be; delete checkpoints/ and run `aef train`"
             )
         for patch, vectors, any_frame in zip(patches, embeddings, seen.tolist(), strict=True):
             if any_frame:
