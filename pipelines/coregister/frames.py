@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
 from pipelines.coregister.engines import Engine
+from pipelines.coregister.engines.base import same_nodata
 from pipelines.coregister.fetch import FailureKind, Request, Signers, fetch, signer_of
 from pipelines.coregister.masks import is_nodata, present, weight
 from pipelines.coregister.warp import warp
@@ -258,9 +259,7 @@ def to_dtype(layer: NDArray, file_nodata: float, source: Source, asset: Asset) -
         ValueError: stored numbers that the source's dtype cannot hold.
     """
     target = np.dtype(source.dtype)
-
-    same_nodata = file_nodata == source.nodata or (np.isnan(file_nodata) and np.isnan(source.nodata))
-    if layer.dtype == target and same_nodata:
+    if layer.dtype == target and same_nodata(file_nodata, source.nodata):
         return layer
     missing = is_nodata(layer, file_nodata)
     measured = layer[~missing]

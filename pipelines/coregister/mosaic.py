@@ -11,7 +11,7 @@ from math import isclose
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.coregister.engines import FileGrid
+from pipelines.coregister.engines.base import FileGrid, same_nodata
 from pipelines.coregister.fetch import Request
 
 
@@ -53,11 +53,7 @@ def _overlap(start: int, size: int, length: int) -> tuple[slice, slice]:
 def _stored_alike(one: Request, other: Request) -> bool:
     assert one.pixels is not None and other.pixels is not None
     scaling = (one.asset.scale, one.asset.offset) == (other.asset.scale, other.asset.offset)
-    return scaling and one.pixels.dtype == other.pixels.dtype and _same(one.file_nodata, other.file_nodata)
-
-
-def _same(a: float, b: float) -> bool:
-    return a == b or (np.isnan(a) and np.isnan(b))
+    return scaling and one.pixels.dtype == other.pixels.dtype and same_nodata(one.file_nodata, other.file_nodata)
 
 
 def _shift(grid: FileGrid, other: FileGrid) -> tuple[int, int] | None:

@@ -44,6 +44,11 @@ HEADER_BYTES = 32 * 2**10
 SMALL_FILE_BYTES = 2**20
 
 
+def same_nodata(one: float, other: float) -> bool:
+    """Whether two numbers that mean "not measured" are the same; NaN is NaN."""
+    return one == other or (isnan(one) and isnan(other))
+
+
 @dataclass(frozen=True)
 class FileGrid:
     """The pixel grid of a north-up file: ``x = left + column * step_x``, ``y = top + row * step_y`` (step_y < 0)."""
@@ -115,9 +120,7 @@ class Crop:
 
     def agrees_on_nodata(self, stated: float | None) -> bool:
         """Whether a file's own word on nodata leaves the crop's as it is."""
-        if stated is None or not self.nodata_assumed or stated == self.nodata:
-            return True
-        return isnan(stated) and isnan(self.nodata)
+        return stated is None or not self.nodata_assumed or same_nodata(stated, self.nodata)
 
     @property
     def gdal_env(self) -> dict[str, object]:
