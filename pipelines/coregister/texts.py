@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from functools import lru_cache
+import json
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import fsspec
 import geopandas as gpd
 import numpy as np
-from shapely import box
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+from shapely import STRtree, box
+from shapely.geometry.base import BaseGeometry
 
-from pipelines.coregister.fetch import Failure, Signers, retrying, signer_of
+from pipelines.coregister.engines import CorruptBlock
+from pipelines.coregister.fetch import Failure, Sign, Signers, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
 from pipelines.grid import WGS84, Period, Window, reproject
 from pipelines.scenes import Scene
@@ -19,6 +29,8 @@ from pipelines.sequence import TextSamples
 from pipelines.sources.base import Source
 
 COLUMNS = ("text", "start_ms", "end_ms", "uncertainty_m")
+BATCH_ROWS = 65_536
+KEPT_COPIES = 16
 
 
 def read_texts(
@@ -31,14 +43,13 @@ def read_texts(
     """
     failures: list[ReadFailure] = []
     found: dict[tuple, tuple] = {}
-    west, south, east, north = window.footprint().bounds
+    around = [box(*window.footprint().bounds)]
     for scene in scenes:
         for asset in scene.assets.values():
-            table = retrying(text_table, asset.href, signer_of(sign, scene))
-            if isinstance(table, Failure):
-                failures.append(ReadFailure(source.name, scene.scene_id, asset.href, table.kind, table.reason))
+            near = texts_within(asset.href, around, signer_of(sign, scene))
+            if isinstance(near, Failure):
+                failures.append(ReadFailure(source.name, scene.scene_id, asset.href, near.kind, near.reason))
                 continue
-            near = table[table.intersects(box(west, south, east, north))]
             for row in near.itertuples(index=False):
                 point = reproject(row.geometry.representative_point(), WGS84, window.epsg)
                 pixel = window.pixel(point.x, point.y)
@@ -60,16 +71,116 @@ def read_texts(
     return samples, failures
 
 
-@lru_cache(maxsize=16)
-def text_table(href: str) -> gpd.GeoDataFrame:
-    """A file of texts in WGS 84, read whole: texts of a region are small beside one image."""
-    files, path = fsspec.core.url_to_fs(href)
-    # One request whose refusal comes back as it is; opening a file asks for its size first and calls any refusal a 404.
-    read: bytes = files.cat_file(path)
-    content = io.BytesIO(read)
-    parquet = read[:4] == b"PAR1"
-    table = gpd.read_parquet(content) if parquet else gpd.read_file(content)
-    lacking = [column for column in COLUMNS if column not in table.columns]
-    if lacking:
+def texts_within(
+    href: str, places: Sequence[BaseGeometry], sign: Sign | None, columns: Sequence[str] = COLUMNS
+) -> gpd.GeoDataFrame | Failure:
+    """The rows of a file whose geometry meets any of some places, all in WGS 84.
+
+    Of a GeoParquet file no more is held than :data:`BATCH_ROWS` rows and those that are wanted; files from elsewhere
+    are copied to this machine's disk first, :data:`KEPT_COPIES` of them at most.
+
+    Args:
+        href: address of the file, unsigned.
+        places: polygons in WGS 84.
+        sign: makes the address one that can be opened.
+        columns: that are wanted, of :data:`COLUMNS`; all must be there.
+    """
+    tree = STRtree(places)
+
+    def read(signed: str) -> gpd.GeoDataFrame:
+        copy = _copies.of(href, signed)
+        try:
+            parts = [part for part in _parts(copy, href, tree, list(columns)) if len(part)]
+        except Exception as error:
+            _copies.forget(href)  # the next attempt asks for the file itself
+            if isinstance(error, pa.ArrowInvalid):
+                raise CorruptBlock(f"{href} is no sound Parquet file: {error}") from error
+            raise
+        if not parts:
+            return gpd.GeoDataFrame({name: [] for name in columns}, geometry=[], crs=WGS84)
+        return gpd.GeoDataFrame(pd.concat(parts, ignore_index=True), crs=WGS84)
+
+    return retrying(read, href, sign)
+
+
+def _parts(path: str, href: str, tree: STRtree, columns: list[str]) -> Iterator[gpd.GeoDataFrame]:
+    """A file's rows that meet a place, in WGS 84: batch after batch, of other formats than GeoParquet at once."""
+    with open(path, "rb") as opened:
+        parquet = opened.read(4) == b"PAR1"
+    if not parquet:
+        table = gpd.read_file(path, bbox=gpd.GeoSeries(tree.geometries, crs=WGS84))
+        _check(table.columns, href)
+        places = _in_wgs84(table.geometry)
+        yield gpd.GeoDataFrame(table[columns], geometry=places).iloc[_meeting(places, tree)]
+        return
+    # Pages are read as they are needed: writers put a million rows into one group.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+        _check(file.schema_arrow.names, href)
+        name, crs, encoding = _geometry_column(file.schema_arrow, href)
+        for batch in file.iter_batches(BATCH_ROWS, columns=[*columns, name]):
+            shapes = batch.column(name)
+            if encoding == "WKB":
+                places = gpd.GeoSeries.from_wkb(shapes.to_numpy(zero_copy_only=False), crs=crs)
+            else:
+                places = gpd.GeoSeries.from_xy(*(shapes.field(axis).to_numpy() for axis in "xy"), crs=crs)
+            places = _in_wgs84(places)
+            rows = _meeting(places, tree)
+            held = batch.select(columns).take(pa.array(rows)).to_pandas()
+            yield gpd.GeoDataFrame(held, geometry=places.iloc[rows].reset_index(drop=True))
+
+
+def _meeting(places: gpd.GeoSeries, tree: STRtree) -> NDArray[np.intp]:
+    """The rows whose geometry meets a place."""
+    rows, _ = tree.query(places.to_numpy(), predicate="intersects")
+    return np.unique(rows)
+
+
+def _check(names: Sequence[str], href: str) -> None:
+    if lacking := [column for column in COLUMNS if column not in names]:
         raise ValueError(f"{href} lacks the column(s) {', '.join(lacking)}; a file of texts has {', '.join(COLUMNS)}")
-    return table.to_crs(WGS84) if table.crs is not None else table.set_crs(WGS84)
+
+
+def _geometry_column(schema: pa.Schema, href: str) -> tuple[str, Any, str]:
+    """Name, CRS and encoding of the places in a GeoParquet file."""
+    stated = json.loads((schema.metadata or {}).get(b"geo", b"{}"))
+    name = stated.get("primary_column")
+    if name not in schema.names:
+        raise ValueError(f"{href} is no GeoParquet file: it names no column of geometries")
+    column = stated["columns"][name]
+    if column["encoding"] not in ("WKB", "point"):
+        raise ValueError(f"{href} holds geometries as {column['encoding']!r}; write points, or any geometry as WKB")
+    return name, column.get("crs", WGS84) or WGS84, column["encoding"]
+
+
+def _in_wgs84(places: gpd.GeoSeries) -> gpd.GeoSeries:
+    return places.to_crs(WGS84) if places.crs is not None else places.set_crs(WGS84)
+
+
+class _Copies:
+    """Files from elsewhere, on this machine's disk while they are among the last that were asked for."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+
+    def of(self, href: str, signed: str) -> str:
+        """Path of a file: its own, or its copy's."""
+        files, path = fsspec.core.url_to_fs(signed)
+        if isinstance(files, LocalFileSystem):
+            return path
+        if href not in self._kept:
+            copy = tempfile.NamedTemporaryFile(prefix="aef-texts-", suffix=Path(href.partition("?")[0]).suffix)
+            # One request whose refusal comes back as it is; opening a file calls any refusal a 404.
+            files.get_file(path, copy.name)
+            self._kept[href] = copy
+            if len(self._kept) > KEPT_COPIES:
+                self._kept.popitem(last=False)[1].close()
+        self._kept.move_to_end(href)
+        return self._kept[href].name
+
+    def forget(self, href: str) -> None:
+        """A copy was of no use."""
+        if (copy := self._kept.pop(href, None)) is not None:
+            copy.close()
+
+
+_copies = _Copies()

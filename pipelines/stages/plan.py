@@ -216,7 +216,7 @@ def _survey(config: Config, result: StageResult, storage: Storage | None, identi
         refused.add(cell_refused, cell.row)
         tally.add(scenes, cell.area.intersection(area))
         if config.plan.texts_first or config.plan.periods_per_site is not None:
-            texts = texts.joined(TextPoints.read(scenes, catalogs))
+            texts = texts.joined(TextPoints.read(scenes, catalogs, cell.area))
         if scenes and storage is not None:
             names.append(cell.name)
             _write_frame(storage, _scene_path(identity, cell.name), scenes_to_frame(scenes))

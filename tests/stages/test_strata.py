@@ -191,17 +191,17 @@ def text_scene(href):
 def test_a_file_of_texts_that_is_gone_costs_a_warning_and_one_that_may_come_back_ends_it(tmp_path, caplog, monkeypatch):
     times = {"text": ["a"], "start_ms": [YEAR.start_ms], "end_ms": [YEAR.end_ms], "uncertainty_m": [5.0]}
     gpd.GeoDataFrame(times, geometry=gpd.points_from_xy([6.0], [49.95]), crs=WGS84).to_parquet(tmp_path / "t.parquet")
-    here = TextPoints.read([text_scene(tmp_path / "t.parquet")], {"here": Catalog()})
+    here = TextPoints.read([text_scene(tmp_path / "t.parquet")], {"here": Catalog()}, box(*BBOX))
     assert here.lonlat.tolist() == [[6.0, 49.95]] and here.valid_ms.tolist() == [[YEAR.start_ms, YEAR.end_ms]]
-    gone = TextPoints.read([text_scene(tmp_path / "gone.parquet")], {"here": Catalog()})
+    gone = TextPoints.read([text_scene(tmp_path / "gone.parquet")], {"here": Catalog()}, box(*BBOX))
     assert not len(gone.lonlat) and "texts of t are left out (missing" in caplog.text
 
     def down(*_):
         return Failure(FailureKind.TRANSIENT, "connection failed")
 
-    monkeypatch.setattr("pipelines.stages.strata.retrying", down)
+    monkeypatch.setattr("pipelines.stages.strata.texts_within", down)
     with pytest.raises(ConfigError, match=r"sources.text: t cannot be read \(transient: .*plan.texts_first: false"):
-        TextPoints.read([text_scene("http://x/t.parquet")], {"here": Catalog()})
+        TextPoints.read([text_scene("http://x/t.parquet")], {"here": Catalog()}, box(*BBOX))
 
 
 def test_a_training_site_gets_so_many_periods_those_with_texts_first_and_a_test_site_all():
