@@ -56,11 +56,17 @@ class SnapshotCatalog:
         """See :class:`pipelines.catalogs.base.Catalog`."""
         found = SceneSearch()
         period = None if source.kind is Kind.STATIC else period
-        urls = dict.fromkeys(self.url.replace("{collection}", collection) for collection in collections)
         bounds = None if source.kind in _TIMELESS else period
-        items = ((item, None) for url in urls for item in self._items(url, collections, area, bounds))
+        items = ((item, None) for asked in self._asked(collections) for item in self._items(*asked, area, bounds))
         collect(found, items, source, self.name, area, period)
         return found
+
+    def _asked(self, collections: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """Addresses, and the collections that are looked for in each."""
+        by_url: dict[str, list[str]] = {}
+        for collection in collections:
+            by_url.setdefault(self.url.replace("{collection}", collection), []).append(collection)
+        return list(by_url.items())
 
     def _items(
         self, url: str, collections: Sequence[str], area: BaseGeometry, period: Period | None
@@ -70,9 +76,16 @@ class SnapshotCatalog:
             wanted = _filter(dataset.schema, collections, area, period)
             for batch in dataset.to_batches(filter=wanted, batch_size=BATCH_ROWS, batch_readahead=1):
                 for row in batch.to_pylist():
-                    item = item_of(row)
-                    if "collection" in item or len(collections) == 1:
-                        yield {"collection": collections[0], **item}
+                    item = {"collection": collections[0], **item_of(row)}
+                    if len(collections) > 1 and row.get("collection") is None:
+                        raise CatalogError(
+                            f"catalog {self.name}: row {item.get('id')!r} of {url} names no collection, and "
+                            f"{' and '.join(collections)} are looked for there; ask for one in sources, or give each a "
+                            f"file of its own with {{collection}} in catalogs.{self.name}.url"
+                        )
+                    yield item
+        except CatalogError:
+            raise
         except (OSError, ValueError, pa.ArrowException) as error:
             raise CatalogError(
                 f"catalog {self.name}: cannot read {url} as stac-geoparquet ({' '.join(str(error).split())[:300]}); "
@@ -94,7 +107,8 @@ def _filter(
     west, south, east, north = area.bounds
     parts = []
     if "collection" in schema.names:
-        parts.append(pc.field("collection").isin(list(collections)))
+        named = pc.field("collection")
+        parts.append(named.isin(list(collections)) | named.is_null())
     if "bbox" in schema.names and pa.types.is_struct(schema.field("bbox").type):
         names = {field.name for field in schema.field("bbox").type}
         if {"xmin", "ymin", "xmax", "ymax"} <= names:

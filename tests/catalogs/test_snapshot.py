@@ -117,6 +117,30 @@ def test_a_row_without_what_other_items_have_is_the_item_without_it():
     assert shape(item["geometry"]).bounds == (0, 0, 1, 1)
 
 
+@pytest.mark.parametrize("column", ["absent", "null"])
+def test_rows_that_name_no_collection_are_of_the_one_that_is_asked_for_and_refused_where_there_are_two(
+    world, tmp_path, column
+):
+    _, out = world
+    table = pq.read_table(out / "optical/part-0.parquet")
+    index = table.column_names.index("collection")
+    bare = table.remove_column(index)
+    if column == "null":
+        bare = bare.append_column("collection", pa.nulls(len(bare), pa.string()))
+    pq.write_table(bare, tmp_path / "optical.parquet")
+    told = open_catalog("cat", "geoparquet", f"{out}/optical").search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+    one = open_catalog("cat", "geoparquet", f"{tmp_path}/optical.parquet")
+    found = one.search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+    assert [key(scene) for scene in found] == [key(scene) for scene in told] != []
+    assert {scene.collection for scene in found} == {"optical"}
+    with pytest.raises(CatalogError, match="names no collection, and optical and other are looked for there"):
+        one.search(OPTICAL, ["optical", "other"], EVERYWHERE, YEAR)
+    pq.write_table(bare, tmp_path / "other.parquet")
+    each = open_catalog("cat", "geoparquet", f"{tmp_path}/{{collection}}.parquet")
+    both = each.search(OPTICAL, ["optical", "other"], EVERYWHERE, YEAR)
+    assert {scene.collection for scene in both} == {"optical", "other"}
+
+
 def test_assets_are_signed_as_those_of_the_catalog_that_the_items_are_of(world):
     _, out = world
     assert isinstance(open_catalog("cat", "geoparquet", str(out)).signer, Unsigned)
