@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from aef_model import AlphaEarth, Batch, FrameSequence, ModelConfig, Target, TextTarget
 from aef_model.attention import attend
 from benchmarks.plain_stp import PlainSTP
+from pipelines.stages.precision import multiplies_bfloat16
 
 Row = dict[str, Any]
 PAPER_FRAMES = {"sentinel2": 65, "sentinel1": 17, "landsat": 21}  # 103
@@ -294,15 +295,16 @@ def case(model: str, task: str, options: argparse.Namespace, **changes: Any) -> 
 
 def plain(options: argparse.Namespace) -> list[Row]:
     """About 100 M parameters, one sequence on the CPU; ratios are to the plain model in float32."""
+    in_bfloat16 = [{"amp": True}] if multiplies_bfloat16("cpu") else []  # imitated, a case would take an hour
     cases = [case("plain", "embed", options)]
     for name in EQUAL_SIZE:
-        cases += [case(name, "embed", options), case(name, "embed", options, amp=True)]
-        cases += [case(name, "embed", options, amp=True, compiled=True)] if options.compile else []
+        cases += [case(name, "embed", options, **changes) for changes in ({}, *in_bfloat16)]
+        cases += [case(name, "embed", options, compiled=True, **x) for x in in_bfloat16 or [{}] if options.compile]
     cases += [case("plain", "train", options)]
     for name in EQUAL_SIZE:
         saving = {"settings": {"checkpoint_blocks": True}}
         cases += [case(name, "train", options), case(name, "train", options, **saving)]
-        cases += [case(name, "train", options, amp=True, **saving)]
+        cases += [case(name, "train", options, **saving, **changes) for changes in in_bfloat16]
     rows = []
     for each in cases:
         row = in_own_process(each, options.threads)
