@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -26,6 +27,7 @@ from pipelines.grid import Period
 from pipelines.patience import wait_s
 from pipelines.sources.base import Kind, Source
 
+logger = logging.getLogger(__name__)
 _LARGEST_OUTLINE = 500  # vertices sent with a query; above that its box is sent, and the outline is tested here
 _FEW = (Kind.STATIC, Kind.CLASSES, Kind.SERIES, Kind.TEXT)  # so few items that time need not be cut
 
@@ -140,18 +142,24 @@ class ApiCatalog:
             )
             # Dicts as they were served: pystac would migrate items of STAC 1.0 and lose what the producer wrote.
             seen: set[int] = set()
+            given, matched = 0, None
             for page in search.pages_as_dicts():
                 features: list[dict[str, Any]] = list(page["features"])
                 said = hash(json.dumps(features, sort_keys=True))
                 if features and said in seen:
                     raise ValueError("its pages repeat without end")
                 seen.add(said)
+                given += len(features)
+                matched = page.get("numberMatched", (page.get("context") or {}).get("matched"))
                 yield features
+            if isinstance(matched, int) and given < matched:
+                logger.warning(
+                    "catalog %s: of %d items that match %s, %d came; if the API ends long searches, make "
+                    "plan.search_cell_deg smaller", self.name, matched, _query(collections, area, window), given,
+                )  # fmt: skip
         except (APIError, STACError, ValueError, KeyError, TypeError, AttributeError) as error:
-            when = window.datetime_range if window else "any time"
-            asked = f"collections {list(collections)}, {when}, bounds {tuple(round(x, 4) for x in area.bounds)}"
             raise CatalogError(
-                f"catalog {self.name}: search of {self.url} for {asked} failed: {error!r}; "
+                f"catalog {self.name}: search of {self.url} for {_query(collections, area, window)} failed: {error!r}; "
                 f"check catalogs.{self.name}.url"
             ) from error
 
@@ -172,3 +180,8 @@ class ApiCatalog:
                     f"check catalogs.{self.name}.url"
                 ) from error
         return self._client
+
+
+def _query(collections: Sequence[str], area: BaseGeometry, window: Period | None) -> str:
+    when = window.datetime_range if window else "any time"
+    return f"collections {list(collections)}, {when}, bounds {tuple(round(x, 4) for x in area.bounds)}"

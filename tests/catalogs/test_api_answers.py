@@ -98,6 +98,22 @@ def test_an_answer_without_items_names_the_query():
         found_at(url)
 
 
+@pytest.mark.parametrize("answer", [{"numberMatched": 12}, {"context": {"matched": 12}}])
+def test_a_search_that_ends_before_all_that_matches_came_is_told(answer, caplog):
+    with api(lambda n, base: (200, {"features": [ITEM], **answer})) as (url, _):
+        assert [scene.scene_id for scene in found_at(url).scenes] == ["sound"]
+    (told,) = [record.getMessage() for record in caplog.records if "came" in record.getMessage()]
+    assert "catalog odd: of 12 items that match collections ['optical']" in told and "1 came" in told
+    assert "plan.search_cell_deg" in told
+
+
+@pytest.mark.parametrize("answer", [{}, {"numberMatched": 1}, {"numberMatched": None}, {"numberMatched": 0}])
+def test_a_search_that_gives_all_says_nothing(answer, caplog):
+    with api(lambda n, base: (200, {"features": [ITEM], **answer})) as (url, _):
+        found_at(url)
+    assert "came" not in caplog.text
+
+
 def test_pages_that_lead_to_themselves_end_the_search():
     def search(n, base):
         link = {"rel": "next", "href": f"{base}/search", "method": "POST", "body": {"token": "again"}}
