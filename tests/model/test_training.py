@@ -154,14 +154,18 @@ def test_gradients_flow_to_teacher_and_student(model, monkeypatch):
     assert all(x.requires_grad for x in seen) and not torch.equal(*seen)
 
 
-def test_checkpointing_gives_the_same_gradients(model):
-    saving = AlphaEarth(replace(model.cfg, checkpoint_blocks=True))
-    saving.load_state_dict(model.state_dict())
+@pytest.mark.parametrize(
+    ("setting", "tolerance"), [({"checkpoint_blocks": True}, 0.0), ({"attention": "fused"}, 1e-4)], ids=str
+)
+def test_recomputing_or_fusing_gives_the_same_gradients(model, setting, tolerance):
+    """Recomputed, the same operations; fused, sums in another order."""
+    other = AlphaEarth(replace(model.cfg, **setting))
+    other.load_state_dict(model.state_dict())
     batch = make_batch(model.cfg, batch=2)
-    for net in (model, saving):
+    for net in (model, other):
         net(batch, seeded()).total.backward()
-    for (name, a), b in zip(model.named_parameters(), saving.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert (a.grad - b.grad).norm() <= tolerance * a.grad.norm() + 1e-6, name
 
 
 @pytest.mark.slow
