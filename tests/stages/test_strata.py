@@ -193,6 +193,8 @@ def test_a_file_of_texts_that_is_gone_costs_a_warning_and_one_that_may_come_back
     gpd.GeoDataFrame(times, geometry=gpd.points_from_xy([6.0], [49.95]), crs=WGS84).to_parquet(tmp_path / "t.parquet")
     here = TextPoints.read([text_scene(tmp_path / "t.parquet")], {"here": Catalog()}, box(*BBOX))
     assert here.lonlat.tolist() == [[6.0, 49.95]] and here.valid_ms.tolist() == [[YEAR.start_ms, YEAR.end_ms]]
+    beside = TextPoints.read([text_scene(tmp_path / "t.parquet")], {"here": Catalog()}, box(0, 0, 1, 1))
+    assert beside.lonlat.shape == beside.valid_ms.shape == (0, 2)
     gone = TextPoints.read([text_scene(tmp_path / "gone.parquet")], {"here": Catalog()}, box(*BBOX))
     assert not len(gone.lonlat) and "texts of t are left out (missing" in caplog.text
 
