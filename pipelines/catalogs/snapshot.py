@@ -72,18 +72,15 @@ class SnapshotCatalog:
         self, url: str, collections: Sequence[str], area: BaseGeometry, period: Period | None
     ) -> Iterator[dict[str, Any]]:
         try:
-            dataset = self._open(url)
-            wanted = _filter(dataset.schema, collections, area, period)
-            for batch in dataset.to_batches(filter=wanted, batch_size=BATCH_ROWS, batch_readahead=1):
-                for row in batch.to_pylist():
-                    item = {"collection": collections[0], **item_of(row)}
-                    if len(collections) > 1 and row.get("collection") is None:
-                        raise CatalogError(
-                            f"catalog {self.name}: row {item.get('id')!r} of {url} names no collection, and "
-                            f"{' and '.join(collections)} are looked for there; ask for one in sources, or give each a "
-                            f"file of its own with {{collection}} in catalogs.{self.name}.url"
-                        )
-                    yield item
+            for row in self._rows(url, collections, area, period):
+                item = {"collection": collections[0], **item_of(row)}
+                if len(collections) > 1 and row.get("collection") is None:
+                    raise CatalogError(
+                        f"catalog {self.name}: row {item.get('id')!r} of {url} names no collection, and "
+                        f"{' and '.join(collections)} are looked for there; ask for one in sources, or give each a "
+                        f"file of its own with {{collection}} in catalogs.{self.name}.url"
+                    )
+                yield item
         except CatalogError:
             raise
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -91,6 +88,16 @@ class SnapshotCatalog:
                 f"catalog {self.name}: cannot read {url} as stac-geoparquet ({' '.join(str(error).split())[:300]}); "
                 f"check catalogs.{self.name}.url"
             ) from error
+
+    def _rows(
+        self, url: str, collections: Sequence[str], area: BaseGeometry, period: Period | None
+    ) -> Iterator[dict[str, Any]]:
+        for part in self._open(url).get_fragments():
+            # Each by its own columns: writers leave out what no item of a file has.
+            columns = part.physical_schema
+            wanted = _filter(columns, collections, area, period)
+            for batch in part.to_batches(schema=columns, filter=wanted, batch_size=BATCH_ROWS, batch_readahead=1):
+                yield from batch.to_pylist()
 
     def _open(self, url: str) -> pds.Dataset:
         filesystem, path = fsspec.core.url_to_fs(url, **self.storage_options)

@@ -117,6 +117,34 @@ def test_a_row_without_what_other_items_have_is_the_item_without_it():
     assert shape(item["geometry"]).bounds == (0, 0, 1, 1)
 
 
+@pytest.mark.parametrize("lacking", ["first", "second"])
+def test_every_file_of_a_snapshot_is_read_by_its_own_columns(world, tmp_path, lacking):
+    """Writers of partitions leave out what no item of a file has, and give numbers the type of that file's."""
+    folder, _ = world
+    items = [json.loads(path.read_text()) for path in sorted((folder / "optical" / "items").glob("*.json"))]
+    half = len(items) // 2
+    parts = {"first": items[:half], "second": items[half:]}
+    for name, part in parts.items():
+        for item in part:
+            full = name != lacking
+            item["properties"] |= {"eo:cloud_cover": 26.5 if full else 26} | (
+                {"earthsearch:boa_offset_applied": True} if full else {}
+            )
+            if full:
+                item["assets"]["more"] = {"href": "/more.tif"}
+        write_snapshot(part, tmp_path / "all" / f"{name}.parquet")
+        write_snapshot(part, tmp_path / name / "part.parquet")
+
+    def scenes(part):
+        found = open_catalog("cat", "geoparquet", str(tmp_path / part)).search(OPTICAL, ["optical"], EVERYWHERE, None)
+        return {
+            (key(scene)[:3], *((a.scale, a.offset) for a in scene.assets.values()), str(scene.facts)) for scene in found
+        }
+
+    assert scenes("all") == scenes("first") | scenes("second")
+    assert scenes("first") and scenes("second")
+
+
 @pytest.mark.parametrize("column", ["absent", "null"])
 def test_rows_that_name_no_collection_are_of_the_one_that_is_asked_for_and_refused_where_there_are_two(
     world, tmp_path, column
