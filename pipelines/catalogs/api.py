@@ -142,7 +142,7 @@ class ApiCatalog:
             )
             # Dicts as they were served: pystac would migrate items of STAC 1.0 and lose what the producer wrote.
             seen: set[int] = set()
-            given, matched = 0, None
+            given = matched = 0
             for page in search.pages_as_dicts():
                 features: list[dict[str, Any]] = list(page["features"])
                 said = hash(json.dumps(features, sort_keys=True))
@@ -150,9 +150,9 @@ class ApiCatalog:
                     raise ValueError("its pages repeat without end")
                 seen.add(said)
                 given += len(features)
-                matched = page.get("numberMatched", (page.get("context") or {}).get("matched"))
+                matched = max(matched, _matched(page))
                 yield features
-            if isinstance(matched, int) and given < matched:
+            if given < matched:
                 logger.warning(
                     "catalog %s: of %d items that match %s, %d came; if the API ends long searches, make "
                     "plan.search_cell_deg smaller", self.name, matched, _query(collections, area, window), given,
@@ -180,6 +180,12 @@ class ApiCatalog:
                     f"check catalogs.{self.name}.url"
                 ) from error
         return self._client
+
+
+def _matched(page: Mapping[str, Any]) -> int:
+    """How many items match in all, where a page says so."""
+    said = page.get("numberMatched", (page.get("context") or {}).get("matched"))
+    return int(said) if isinstance(said, int) or (isinstance(said, str) and said.isdigit()) else 0
 
 
 def _query(collections: Sequence[str], area: BaseGeometry, window: Period | None) -> str:

@@ -98,13 +98,23 @@ def test_an_answer_without_items_names_the_query():
         found_at(url)
 
 
-@pytest.mark.parametrize("answer", [{"numberMatched": 12}, {"context": {"matched": 12}}])
+@pytest.mark.parametrize("answer", [{"numberMatched": 12}, {"numberMatched": "12"}, {"context": {"matched": 12}}])
 def test_a_search_that_ends_before_all_that_matches_came_is_told(answer, caplog):
     with api(lambda n, base: (200, {"features": [ITEM], **answer})) as (url, _):
         assert [scene.scene_id for scene in found_at(url).scenes] == ["sound"]
     (told,) = [record.getMessage() for record in caplog.records if "came" in record.getMessage()]
     assert "catalog odd: of 12 items that match collections ['optical']" in told and "1 came" in told
     assert "plan.search_cell_deg" in told
+
+
+def test_what_the_first_page_alone_says_of_all_is_remembered(caplog):
+    def search(n, base):
+        more = {"links": [{"rel": "next", "href": f"{base}/search", "method": "POST", "body": {"token": "b"}}]}
+        return 200, {"features": [{**ITEM, "id": f"item {n}"}], **({"numberMatched": 12, **more} if n == 0 else {})}
+
+    with api(search) as (url, _):
+        assert len(found_at(url).scenes) == 2
+    assert "of 12 items" in caplog.text and "2 came" in caplog.text
 
 
 @pytest.mark.parametrize("answer", [{}, {"numberMatched": 1}, {"numberMatched": None}, {"numberMatched": 0}])
