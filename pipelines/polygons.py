@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
 SOUTHERNMOST, NORTHERNMOST = -80.0, 84.0  # of the UTM zones, degrees of latitude
+SIDE_DEG, BEND_DEG = 0.25, 0.01
 _POLYGONS = ("Polygon", "MultiPolygon")
 Bounds = tuple[float, float, float, float]
 
@@ -38,6 +39,30 @@ def misplaced(bounds: Bounds) -> str | None:
     return None
 
 
+def read_features(path: str, bounds: Bounds | None = None) -> gpd.GeoDataFrame:
+    """The features of a file that GDAL reads, in WGS 84, which is also what one without a reference system is in.
+
+    Args:
+        path: of the file.
+        bounds: west, south, east, north in degrees; features that touch it, and perhaps others close by.
+    """
+    import geopandas as gpd  # see read_polygons
+
+    if bounds is None:
+        return in_wgs84(gpd.read_file(path))
+    if gpd.read_file(path, rows=1).crs is None:
+        return in_wgs84(gpd.read_file(path, bbox=bounds))
+    # Of a filter only the corners are projected: it gets many, and a margin for what the sides bend between them.
+    around = box(*bounds).buffer(BEND_DEG, join_style="mitre").intersection(box(-180, -90, 180, 90))
+    near = gpd.GeoSeries([around.segmentize(SIDE_DEG)], crs=WGS84)
+    return in_wgs84(gpd.read_file(path, bbox=near))
+
+
+def in_wgs84(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """A table, or a column of geometries, in WGS 84, which is also what one without a reference system is in."""
+    return table.set_crs(WGS84) if table.crs is None else table.to_crs(WGS84)
+
+
 def read_polygons(path: str, key: str, bounds: Bounds | None = None) -> gpd.GeoDataFrame:
     """The polygons of a file, in WGS 84 and valid.
 
@@ -52,13 +77,12 @@ def read_polygons(path: str, key: str, bounds: Bounds | None = None) -> gpd.GeoD
     """
     import geopandas as gpd  # takes half a second, which a person who mistyped a key should not wait for
 
-    near = None if bounds is None else gpd.GeoSeries([box(*bounds)], crs=WGS84)
+    near = None if bounds is None else box(*bounds)
     try:
         if path.endswith((".parquet", ".geoparquet")):
-            table = gpd.read_parquet(path)
+            table = in_wgs84(gpd.read_parquet(path))
         else:
-            table = gpd.read_file(path, bbox=near)
-        table = table.set_crs(WGS84) if table.crs is None else table.to_crs(WGS84)
+            table = read_features(path, bounds)
     except Exception as error:  # GDAL, Arrow, pyproj and the clients of stores have no common one
         missing = "://" not in path and not Path(path).is_file()
         why = "no such file" if missing else " ".join(str(error).split())
@@ -71,7 +95,7 @@ def read_polygons(path: str, key: str, bounds: Bounds | None = None) -> gpd.GeoD
         )
     table = table.set_geometry(table.geometry.map(make_valid))
     if near is not None:
-        table = table[table.intersects(near.iloc[0])]
+        table = table[table.intersects(near)]
         if table.empty:
             shown = tuple(round(value, 3) for value in bounds or ())
             raise ConfigError(f"{key}: {path} has no polygon in the area {shown}; give one of this region")

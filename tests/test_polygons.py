@@ -36,6 +36,18 @@ def test_polygons_of_another_reference_system_come_in_degrees(file_of):
     assert 50.5 < south < north < 50.7
 
 
+def test_all_that_lies_near_a_wide_box_is_found_in_a_projection_that_bends_it(file_of):
+    """Europe's equal-area projection: the northern edge of ten degrees is no line between its corners."""
+    islands = [box(lon, lat, lon + 0.1, lat + 0.1) for lon in range(5, 15) for lat in (50.0, 50.9)]
+    path = file_of(*gpd.GeoSeries(islands, crs=4326).to_crs(3035), crs="EPSG:3035")
+    assert len(read_polygons(path, "plan.land", (5, 50, 15, 51))) == len(islands)
+
+
+def test_a_file_without_a_reference_system_is_taken_to_be_in_degrees(file_of):
+    path = file_of(box(4, 50, 5, 51), box(8, 50, 9, 51), crs=None, name="a.shp")
+    assert len(read_polygons(path, "plan.land", (3, 49, 6, 52))) == 1
+
+
 def test_a_polygon_that_crosses_itself_is_its_two_triangles(file_of):
     area = read_area(file_of(BOW_TIE), "area.geojson")
     assert area.is_valid and area.area == pytest.approx(0.5)
