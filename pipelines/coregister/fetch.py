@@ -18,6 +18,7 @@ from typing import TypeVar
 from numpy.typing import NDArray
 
 from pipelines.coregister.engines import CorruptBlock, Crop, Engine, FileGrid, Header, HeaderMismatch, read_header
+from pipelines.coregister.engines.base import held_nodata
 from pipelines.coregister.warp import extent
 from pipelines.grid import Window
 from pipelines.scenes import Asset, Scene
@@ -33,7 +34,7 @@ class FailureKind(StrEnum):
 
     THROTTLED = "throttled"
     EXPIRED = "expired"
-    REFUSED = "refused"  # whoever signs addresses gives no access
+    REFUSED = "refused"  # whoever signs addresses gives no access, or this machine has no means to ask
     TRANSIENT = "transient"
     MISSING = "missing"
     CORRUPT = "corrupt"
@@ -59,6 +60,7 @@ ATTEMPTS = {
 _AT_ONCE = (FailureKind.EXPIRED, FailureKind.MISDESCRIBED)
 BACKOFF_S = 0.25
 _PATTERNS = (
+    (FailureKind.REFUSED, r"NoCredentials|DefaultCredentialsError|(locate|find|load)\w* (any )?credentials"),
     (FailureKind.TRANSIENT, r"not completed|not enough data"),  # an answer that broke off, whatever status it names
     (
         FailureKind.THROTTLED,
@@ -146,11 +148,15 @@ class Request:
 
     @property
     def file_nodata(self) -> float:
-        """Stored number that means "not measured": the catalog's word, else the file's, else the source's."""
-        for stated in (self.asset.nodata, self.header.nodata if self.header else None):
-            if stated is not None:
-                return stated
-        return self.nodata
+        """Stored number that means "not measured": the catalog's word, else the file's, else the source's.
+
+        Of these the first that the file's pixels can hold; where they hold none, 0.
+        """
+        dtype = self.header.dtype if self.header else self.dtype
+        for stated in (self.asset.nodata, self.header.nodata if self.header else None, self.nodata):
+            if stated is not None and (held := held_nodata(stated, dtype)) is not None:
+                return held
+        return 0.0
 
 
 def classify(error: BaseException) -> FailureKind:
@@ -160,7 +166,7 @@ def classify(error: BaseException) -> FailureKind:
     words, of_this_machine = [], False
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, AccessRefused):
+        if isinstance(link, AccessRefused | ImportError):  # a package for this kind of address is not installed
             return FailureKind.REFUSED
         if isinstance(link, CorruptBlock):
             return FailureKind.CORRUPT
@@ -226,7 +232,7 @@ def fetch(requests: Sequence[Request], engine: Engine, *, threads: int = 8, back
                     ready.append((request, prepared))
         results = engine.read([crop for _, crop in ready], threads)
         for (request, crop), result in zip(ready, results, strict=True):
-            if isinstance(result, HeaderMismatch) and not request.attempts:
+            if isinstance(result, HeaderMismatch) and not request.tried[FailureKind.MISDESCRIBED]:
                 request.tried[FailureKind.MISDESCRIBED], request.header = 1, result.header
                 request.failure = Failure(FailureKind.MISDESCRIBED, str(result))
             elif isinstance(result, Exception):

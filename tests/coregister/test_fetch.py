@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from pipelines.catalogs.sign import Buckets
-from pipelines.coregister.engines import ENGINES, CorruptBlock, engine
+from pipelines.coregister import read_frames
+from pipelines.coregister.engines import ENGINES, CorruptBlock, FileGrid, Header, engine
 from pipelines.coregister.fetch import Failure, FailureKind, Request, classify, fetch, retrying
-from tests.coregister.files import EPSG, LEFT, TOP, asset_of, noise, window, write_raster
+from pipelines.scenes import Asset
+from pipelines.sources import source
+from tests.coregister.files import EPSG, LEFT, TOP, asset_of, noise, scene_of, window, write_raster
 from tests.coregister.served import serve
 
 
@@ -181,6 +184,8 @@ class ServerDisconnectedError(Exception):
         (OSError(errno.EIO, "Input/output error"), FailureKind.TRANSIENT),
         (MemoryError(), FailureKind.TRANSIENT),
         (PermissionError(errno.EACCES, "Permission denied"), FailureKind.REFUSED),
+        (ImportError("Please install gcsfs to access Google Storage"), FailureKind.REFUSED),
+        (type("NoCredentialsError", (Exception,), {})("Unable to locate credentials"), FailureKind.REFUSED),
         (OSError("a file that ends early"), FailureKind.CORRUPT),
     ],
 )
@@ -235,6 +240,72 @@ def test_the_files_own_nodata_holds_where_the_catalog_is_silent(tmp_path, name: 
     fetch([request], engine(name), threads=1, backoff_s=0.01)
     assert request.failure is None and request.pixels is not None
     assert request.file_nodata == -9999
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("faults", [(), (503,), (503, 503, 503, 503), (404,), (403,), (500, 404, 503)])
+def test_a_description_is_corrected_whatever_failed_before(tmp_path, name: str, faults):
+    """The catalog knows neither the file's nodata nor, later, its type."""
+    values = noise((300, 300), 1).astype(np.float32)
+    path = write_raster(tmp_path / "a.tif", values, LEFT, TOP, 10, nodata=-9999)
+    for changes, dtype in (({"nodata": None}, "float32"), ({"dtype": "uint16"}, "uint16")):
+        with serve(tmp_path, lambda path, seen: faults[seen] if seen < len(faults) else None) as server:
+            asset = replace(asset_of(path), href=f"{server.url}/a.tif", **changes)
+            request = Request(asset, window(3, 4, 50, 40), dtype, 0, sign=lambda href: href)
+            fetch([request], engine(name), threads=1, backoff_s=0.001)
+        assert request.failure is None and request.pixels is not None, request.failure
+        assert request.pixels.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "catalog", "file", "held"),
+    [
+        ("float32", -999.9, None, float(np.float32(-999.9))),
+        ("float32", -3.40282346638529e38, None, float(np.finfo(np.float32).min)),
+        ("float32", 1e300, -9999.0, -9999.0),
+        ("float32", float("nan"), None, float("nan")),
+        ("uint16", -9999.0, 65535.0, 65535.0),
+        ("uint16", float("nan"), None, 7.0),
+        ("uint16", 65536.0, None, 7.0),
+        ("uint16", 0.5, None, 7.0),
+        ("int16", -32768.0, 0.0, -32768.0),
+        ("uint8", -9999.0, -9999.0, 7.0),
+    ],
+)
+def test_a_number_for_not_measured_is_one_that_the_pixels_hold(dtype, catalog, file, held):
+    asset = Asset("/a.tif", "a", nodata=catalog)
+    header = Header(FileGrid(EPSG, LEFT, TOP, 10, -10, 30, 30), dtype, file)
+    found = Request(asset, window(), dtype, 7.0, header=header).file_nodata
+    assert found == held or (np.isnan(found) and np.isnan(held))
+    assert np.dtype(dtype).type(found) == found or np.isnan(found)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("step", [10, 20])
+def test_a_nodata_that_the_type_cannot_hold_makes_no_pixel(tmp_path, name: str, step):
+    """Half the window lies beyond the file, whose catalog says -9999 of unsigned numbers."""
+    path = write_raster(tmp_path / "a.tif", np.full((30, 30), 500, np.uint16), LEFT, TOP, step, nodata=None)
+    frames, failures = read_frames(
+        [scene_of("sentinel2", "a", {"red": path}, nodata=-9999.0)],
+        window(0, 0, 6 * step, 3 * step),
+        source("sentinel2", ["red"]),
+        engine=name,
+    )
+    assert failures == [] and frames is not None
+    assert set(np.unique(frames.values)) == {0, 500}
+    assert (frames.weight[0] > 0).mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("nodata", [-999.9, 1e20, -3.40282346638529e38, -9999.0])
+@pytest.mark.parametrize("name", ["elevation", "sentinel1"])
+def test_a_hole_in_single_precision_is_never_averaged_into_the_ground(tmp_path, name, nodata):
+    values = np.full((40, 40), 100, np.float32)
+    values[10:14, 10:14] = nodata
+    path = write_raster(tmp_path / "a.tif", values, LEFT, TOP, 30, nodata=None)
+    band, wanted = ("elevation", source("elevation")) if name == "elevation" else ("vv", source("sentinel1", ["vv"]))
+    scene = scene_of(name, "a", {band: path}, nodata=nodata)
+    frames, _ = read_frames([scene], window(10, 10, 100, 100), wanted)
+    assert set(np.unique(frames.values[0, 0])) == {100, wanted.nodata}
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import isclose, isnan
+from math import isclose, isfinite, isinf, isnan
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +47,23 @@ SMALL_FILE_BYTES = 2**20
 def same_nodata(one: float, other: float) -> bool:
     """Whether two numbers that mean "not measured" are the same; NaN is NaN."""
     return one == other or (isnan(one) and isnan(other))
+
+
+def held_nodata(nodata: float, dtype: np.dtype | str) -> float | None:
+    """A number that means "not measured" as pixels of a type hold it; None where they hold no such number.
+
+    Catalogs write -999.9 and mean the single-precision number next to it.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            held = float(dtype.type(nodata))
+        return None if isinf(held) and not isinf(nodata) else held
+    if dtype.kind not in "iu":
+        return nodata
+    limits = np.iinfo(dtype)
+    whole = isfinite(nodata) and nodata == int(nodata)
+    return float(nodata) if whole and limits.min <= nodata <= limits.max else None
 
 
 @dataclass(frozen=True)

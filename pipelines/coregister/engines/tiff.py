@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.coregister.engines.base import held_nodata
+
 PLAIN, DEFLATE = 1, 8
 _COMPRESSIONS = {1: PLAIN, 8: DEFLATE, 32946: DEFLATE}
 NO_PREDICTOR, HORIZONTAL, FLOATING = 1, 2, 3
@@ -108,19 +110,20 @@ def parse(head: bytes) -> TiffImage:
     counts = np.array(tags.all(_TILE_COUNTS if tiled else _STRIP_COUNTS), np.int64)
     if offsets.size != shape[0] * shape[1] or counts.size != offsets.size:
         raise Unsupported(f"{offsets.size} blocks for {shape}")
+    dtype = np.dtype(f"<{kind}{bits // 8}")
     return TiffImage(
         height=height,
         width=width,
         block_height=block_height,
         block_width=block_width,
         tiled=tiled,
-        dtype=np.dtype(f"<{kind}{bits // 8}"),
+        dtype=dtype,
         compression=compression,
         predictor=predictor if compression == DEFLATE else NO_PREDICTOR,
         offsets=offsets.reshape(shape),
         counts=counts.reshape(shape),
         transform=_transform(tags),
-        nodata=_nodata(tags),
+        nodata=_nodata(tags, dtype),
         epsg=_epsg(tags),
     )
 
@@ -153,12 +156,13 @@ def _epsg(tags: _Tags) -> int | None:
     return None if code in (None, 0, _USER_DEFINED) else code
 
 
-def _nodata(tags: _Tags) -> float | None:
+def _nodata(tags: _Tags, dtype: np.dtype) -> float | None:
+    """What the file's text says, where its pixels can hold it."""
     if _NODATA not in tags:
         return None
     text = b"".join(tags.all(_NODATA)).split(b"\0")[0].decode("ascii", "replace").strip()
     try:
-        return float(text)
+        return held_nodata(float(text), dtype)
     except ValueError:
         return None
 
