@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import tempfile
+import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +19,33 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from aiohttp import ClientTimeout
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
-from shapely import STRtree, box
+from pandas.api.types import is_numeric_dtype
+from shapely import STRtree, box, total_bounds
 from shapely.geometry.base import BaseGeometry
 
 from pipelines.coregister.engines import CorruptBlock
 from pipelines.coregister.fetch import Failure, Sign, Signers, retrying, signer_of
 from pipelines.coregister.frames import ReadFailure
 from pipelines.grid import WGS84, Period, Window, reproject
+from pipelines.polygons import in_wgs84, read_features
 from pipelines.scenes import Scene
 from pipelines.sequence import TextSamples
 from pipelines.sources.base import Source
 
 COLUMNS = ("text", "start_ms", "end_ms", "uncertainty_m")
-BATCH_ROWS = 65_536
+TIMES = ("start_ms", "end_ms")
+# Few enough that articles of tens of kilobytes, of which most lie elsewhere, stay small.
+BATCH_ROWS = 2048
 KEPT_COPIES = 16
+ORPHANED_S = 60
+_PREFIX = "aef-texts-"
+# A large file may take long, but not stand still.
+_TIMEOUT = ClientTimeout(total=None, sock_connect=60, sock_read=60)
 
 
 def read_texts(
@@ -92,8 +107,10 @@ def texts_within(
         try:
             parts = [part for part in _parts(copy, href, tree, list(columns)) if len(part)]
         except Exception as error:
-            _copies.forget(href)  # the next attempt asks for the file itself
-            if isinstance(error, pa.ArrowInvalid):
+            damaged = isinstance(error, pa.ArrowInvalid)
+            if damaged or not isinstance(error, ValueError):
+                _copies.forget(href)  # the next attempt asks for the file itself
+            if damaged:
                 raise CorruptBlock(f"{href} is no sound Parquet file: {error}") from error
             raise
         if not parts:
@@ -105,13 +122,14 @@ def texts_within(
 
 def _parts(path: str, href: str, tree: STRtree, columns: list[str]) -> Iterator[gpd.GeoDataFrame]:
     """A file's rows that meet a place, in WGS 84: batch after batch, of other formats than GeoParquet at once."""
+    if os.path.isdir(path):
+        raise ValueError(f"{href} is a folder; give each of its files an item or an asset of its own")
     with open(path, "rb") as opened:
         parquet = opened.read(4) == b"PAR1"
     if not parquet:
-        table = gpd.read_file(path, bbox=gpd.GeoSeries(tree.geometries, crs=WGS84))
+        table = read_features(path, tuple(total_bounds(tree.geometries).tolist()))
         _check(table.columns, href)
-        places = _in_wgs84(table.geometry)
-        yield gpd.GeoDataFrame(table[columns], geometry=places).iloc[_meeting(places, tree)]
+        yield _usable(table[[*columns, "geometry"]].iloc[_meeting(table.geometry, tree)], href)
         return
     # Pages are read as they are needed: writers put a million rows into one group.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
@@ -122,11 +140,27 @@ def _parts(path: str, href: str, tree: STRtree, columns: list[str]) -> Iterator[
             if encoding == "WKB":
                 places = gpd.GeoSeries.from_wkb(shapes.to_numpy(zero_copy_only=False), crs=crs)
             else:
-                places = gpd.GeoSeries.from_xy(*(shapes.field(axis).to_numpy() for axis in "xy"), crs=crs)
-            places = _in_wgs84(places)
+                x, y = (pc.struct_field(shapes, axis).to_numpy(zero_copy_only=False) for axis in "xy")
+                places = gpd.GeoSeries.from_xy(x, y, crs=crs)
+            places = in_wgs84(places)
             rows = _meeting(places, tree)
             held = batch.select(columns).take(pa.array(rows)).to_pandas()
-            yield gpd.GeoDataFrame(held, geometry=places.iloc[rows].reset_index(drop=True))
+            yield _usable(gpd.GeoDataFrame(held, geometry=places.iloc[rows].reset_index(drop=True)), href)
+
+
+def _usable(table: gpd.GeoDataFrame, href: str) -> gpd.GeoDataFrame:
+    """Without rows that have no text or no time.
+
+    Raises:
+        ValueError: times that are no whole numbers.
+    """
+    table = table.dropna(subset=[name for name in ("text", *TIMES) if name in table.columns])
+    for name in TIMES:
+        if len(table) and not (is_numeric_dtype(table[name]) and (table[name] % 1 == 0).all()):
+            raise ValueError(
+                f"{href}: {name} holds {table[name].dtype}; times of texts are whole milliseconds since 1970, UTC"
+            )
+    return table.astype({name: np.int64 for name in TIMES}) if len(table) else table
 
 
 def _meeting(places: gpd.GeoSeries, tree: STRtree) -> NDArray[np.intp]:
@@ -152,35 +186,49 @@ def _geometry_column(schema: pa.Schema, href: str) -> tuple[str, Any, str]:
     return name, column.get("crs", WGS84) or WGS84, column["encoding"]
 
 
-def _in_wgs84(places: gpd.GeoSeries) -> gpd.GeoSeries:
-    return places.to_crs(WGS84) if places.crs is not None else places.set_crs(WGS84)
-
-
 class _Copies:
     """Files from elsewhere, on this machine's disk while they are among the last that were asked for."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self._swept = False
 
     def of(self, href: str, signed: str) -> str:
         """Path of a file: its own, or its copy's."""
-        files, path = fsspec.core.url_to_fs(signed)
+        options = {"client_kwargs": {"timeout": _TIMEOUT}} if signed.startswith(("http://", "https://")) else {}
+        files, path = fsspec.core.url_to_fs(signed, **options)
         if isinstance(files, LocalFileSystem):
             return path
-        if href not in self._kept:
-            copy = tempfile.NamedTemporaryFile(prefix="aef-texts-", suffix=Path(href.partition("?")[0]).suffix)
-            # One request whose refusal comes back as it is; opening a file calls any refusal a 404.
-            files.get_file(path, copy.name)
-            self._kept[href] = copy
-            if len(self._kept) > KEPT_COPIES:
-                self._kept.popitem(last=False)[1].close()
-        self._kept.move_to_end(href)
-        return self._kept[href].name
+        with self._lock:
+            if not self._swept:
+                _remove_orphans()
+                self._swept = True
+            if href not in self._kept:
+                copy = tempfile.NamedTemporaryFile(prefix=_PREFIX, suffix=Path(href.partition("?")[0]).suffix)
+                fcntl.flock(copy, fcntl.LOCK_EX)
+                # One request whose refusal comes back as it is; opening a file calls any refusal a 404.
+                files.get_file(path, copy.name)
+                self._kept[href] = copy
+                if len(self._kept) > KEPT_COPIES:
+                    self._kept.popitem(last=False)[1].close()
+            self._kept.move_to_end(href)
+            return self._kept[href].name
 
     def forget(self, href: str) -> None:
         """A copy was of no use."""
-        if (copy := self._kept.pop(href, None)) is not None:
-            copy.close()
+        with self._lock:
+            if (copy := self._kept.pop(href, None)) is not None:
+                copy.close()
+
+
+def _remove_orphans() -> None:
+    """Removes the copies of processes that were killed: nobody holds their locks."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError), path.open("rb") as copy:
+            if time.time() - path.stat().st_mtime > ORPHANED_S:  # a younger one may not be locked yet
+                fcntl.flock(copy, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 _copies = _Copies()

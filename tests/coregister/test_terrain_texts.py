@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyproj import Transformer
-from shapely import Point, box
+from shapely import Point, box, to_wkb
 
-from pipelines.coregister import read_frames, read_sequence
+from pipelines.coregister import read_frames, read_sequence, texts
 from pipelines.coregister.terrain import derivatives
-from pipelines.coregister.texts import read_texts
+from pipelines.coregister.texts import read_texts, texts_within
 from pipelines.grid import Period, Window
 from pipelines.scenes import Asset, Scene
 from pipelines.sources import source
@@ -165,6 +174,103 @@ def test_texts_inside_the_window_and_the_period(tmp_path, monkeypatch, ending: s
     assert samples.uncertainty_m.tolist() == [30, 100] and samples.vector.shape == (2, 0)
     sequence, _ = read_sequence({"text": [texts_scene(path)]}, window(2, 2, 10, 10), YEAR, [TEXT])
     assert sequence.texts is not None and sequence.texts.text == ("text 0",) and sequence.texts.row.tolist() == [1]
+
+
+def text_rows(near, **changes):
+    """Three texts, the second of them without a place, a text or a time."""
+    rows = {"text": ["a", "b", "c"], "start_ms": [0, 0, 0], "end_ms": [YEAR.end_ms] * 3, "uncertainty_m": [5.0] * 3}
+    return gpd.GeoDataFrame({**rows, **changes}, geometry=near, crs=4326)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "points.parquet", "geojson"])
+@pytest.mark.parametrize("lacking", ["place", "text", "time"])
+def test_a_row_without_place_text_or_time_is_none(tmp_path, ending, lacking):
+    here = window().footprint().centroid
+    near = [here, None if lacking == "place" else here, here]
+    changes = {"text": {"text": ["a", None, "c"]}, "time": {"start_ms": [0, None, 0]}, "place": {}}[lacking]
+    path = tmp_path / f"t.{ending}"
+    WRITERS[ending](text_rows(near, **changes), path)
+    samples, failures = read_texts([texts_scene(path)], window(), YEAR, TEXT)
+    assert failures == [] and samples.text == ("a", "c")
+    everywhere = texts_within(str(path), [box(-180, -90, 180, 90)], None)
+    assert sorted(everywhere["text"]) == ["a", "c"]
+
+
+def test_a_null_place_in_a_nullable_column_is_none(tmp_path):
+    here = window().footprint().centroid
+    places = pa.array([{"x": here.x, "y": here.y}, None], pa.struct([("x", pa.float64()), ("y", pa.float64())]))
+    column = {"encoding": "point", "geometry_types": ["Point"]}
+    geo = json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})
+    rows = {"text": ["a", "b"], "start_ms": [0, 0], "end_ms": [YEAR.end_ms] * 2, "uncertainty_m": [5.0] * 2}
+    table = pa.table({**rows, "geometry": places}).replace_schema_metadata({"geo": geo})
+    pq.write_table(table, tmp_path / "t.parquet")
+    samples, failures = read_texts([texts_scene(tmp_path / "t.parquet")], window(), YEAR, TEXT)
+    assert failures == [] and samples.text == ("a",)
+
+
+def test_times_that_are_no_whole_milliseconds_are_refused(tmp_path):
+    here = [window().footprint().centroid] * 3
+    for index, times in enumerate((pd.to_datetime(["2020-01-01"] * 3), ["0", "0", "0"], [0.5, 1.5, 2.5])):
+        text_rows(here, start_ms=times).to_parquet(tmp_path / f"{index}.parquet")
+        samples, (failure,) = read_texts([texts_scene(tmp_path / f"{index}.parquet")], window(), YEAR, TEXT)
+        assert samples is None and failure.kind == "unusable" and "start_ms holds" in failure.reason
+
+
+def test_texts_near_a_wide_area_are_found_in_a_projection_that_bends_it(tmp_path):
+    places = [Point(lon, lat) for lon in range(5, 16) for lat in (50.0, 51.0)]
+    rows = {"text": "x", "start_ms": 0, "end_ms": 1, "uncertainty_m": 5.0}
+    table = gpd.GeoDataFrame([rows] * len(places), geometry=places, crs=4326)
+    table.to_crs(3035).to_file(tmp_path / "t.gpkg")
+    table.set_crs(None, allow_override=True).to_file(tmp_path / "bare.shp")
+    for name in ("t.gpkg", "bare.shp"):
+        if name == "bare.shp":  # names of ten letters
+            gpd.read_file(tmp_path / name).rename(columns={"uncertaint": "uncertainty_m"}).to_file(
+                tmp_path / "bare.gpkg"
+            )
+            name = "bare.gpkg"
+        assert len(texts_within(str(tmp_path / name), [box(4.99, 49.99, 15.01, 51.01)], None)) == len(places)
+
+
+def test_articles_that_lie_elsewhere_take_little_memory(tmp_path):
+    """20,000 texts of 20 kB each, which are as many bytes when decoded, and few where they repeat."""
+    count = 20_000
+    table = pa.table(
+        {
+            "text": pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), ["w" * 20_000]).cast(
+                pa.large_string()
+            ),
+            "start_ms": pa.array([0] * count, pa.int64()),
+            "end_ms": pa.array([1] * count, pa.int64()),
+            "uncertainty_m": pa.array([5.0] * count),
+            "geometry": pa.array([to_wkb(Point(0, 0))] * count, pa.binary()),
+        }
+    )
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": {"encoding": "WKB"}}}
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), tmp_path / "t.parquet")
+    del table
+    script = (
+        "import resource, sys; from shapely import box; from pipelines.coregister.texts import texts_within\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); found = texts_within(sys.argv[1], [box(50, 50, 51, 51)], None)\n"
+        "print(len(found), (peak() - before) // 1024)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "t.parquet")], capture_output=True, text=True, check=True
+    )
+    found, megabytes = map(int, done.stdout.split())
+    assert found == 0 and megabytes < 200, done.stdout
+
+
+def test_copies_of_killed_processes_are_removed_and_those_of_others_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    orphan, kept = tmp_path / "aef-texts-orphan", tmp_path / "aef-texts-kept"
+    for path in (orphan, kept):
+        path.write_bytes(b"x")
+        os.utime(path, (0, 0))
+    with kept.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        texts._remove_orphans()
+        assert kept.exists() and not orphan.exists()
 
 
 def test_a_table_without_its_columns_is_refused(tmp_path):
