@@ -106,12 +106,13 @@ def texts_within(
         copy = _copies.of(href, signed)
         try:
             parts = [part for part in _parts(copy, href, tree, list(columns)) if len(part)]
-        except Exception as error:
-            damaged = isinstance(error, pa.ArrowInvalid)
-            if damaged or not isinstance(error, ValueError):
-                _copies.forget(href)  # the next attempt asks for the file itself
-            if damaged:
-                raise CorruptBlock(f"{href} is no sound Parquet file: {error}") from error
+        except pa.ArrowInvalid as error:
+            _copies.forget(href)  # the next attempt asks for the file itself
+            raise CorruptBlock(f"{href} is no sound Parquet file: {error}") from error
+        except ValueError:  # a sound file, but none of texts
+            raise
+        except Exception:
+            _copies.forget(href)
             raise
         if not parts:
             return gpd.GeoDataFrame({name: [] for name in columns}, geometry=[], crs=WGS84)
