@@ -170,14 +170,12 @@ def test_recomputing_or_fusing_gives_the_same_gradients(model, setting, toleranc
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # compiling takes minutes on one core
-def test_compiled_training_agrees_with_eager():
-    """Losses to 1e-4 and each parameter's gradient to a cosine of 0.9999, with the same draws.
-
-    One block, exchanging as the larger sizes do; the other exchange is compiled in test_embed.py.
-    """
+@pytest.mark.parametrize("exchange", ["bilinear", "smoothed"])
+def test_compiled_training_agrees_with_eager(exchange):
+    """Losses to 1e-4 and each parameter's gradient to a cosine of 0.9999, with the same draws."""
     torch.manual_seed(0)
     cfg = ModelConfig.named(
-        "tiny", inputs=("sentinel2",), targets=("landcover",), exchange_up="smoothed", blocks=1, kappa=None,
+        "tiny", inputs=("sentinel2",), targets=("landcover",), exchange_up=exchange, blocks=1, kappa=None,
         teacher_drop=0.0, consistency_weight=0.0, text_dim=0,
     )  # fmt: skip
     model, batch = AlphaEarth(cfg), make_batch(cfg, batch=2)
