@@ -5,8 +5,10 @@
     python -m benchmarks.reading --only read area   # some parts
 
 Builds a granule of uint16 (1024 px blocks, deflate, predictor 2), serves it under many addresses with 40 ms delay, and
-reads a window that is not aligned to the blocks from 8 dates of 2 bands. It reaches into the granule's last column of
-blocks, which is 740 px wide: readers of whole blocks fetch 2.04 times its bytes, 2.25 times in the granule's middle.
+reads a window that is not aligned to the blocks from 8 dates of 2 bands (``read``); 4 x 4 such windows row by row
+(``area``); and 16 x 16 windows of 512 px, as sites that lie dense are read, while memory holds an eighth of the blocks
+of one place, with and without the local disk (``dense``). The first reaches into the granule's last column of blocks,
+which is 740 px wide: readers of whole blocks fetch 2.04 times its bytes, 2.25 times in the granule's middle.
 Every method runs in a process of its own: CPU seconds are that process's (all threads, imports and one warm-up file
 left out), requests and bytes the server's.
 ``pfb`` is one 128 px patch of one frame and band. Methods whose library is not installed are left out and named.
@@ -32,6 +34,7 @@ from benchmarks.feeds import FEEDS, build_shards, measure_feed
 from benchmarks.readers import (
     AREA_METHODS,
     BANDS,
+    BLOCK,
     EPSG,
     LEFT,
     METHODS,
@@ -43,12 +46,15 @@ from benchmarks.readers import (
 )
 from benchmarks.served import count, serving
 from pipelines.grid import Window
+from pipelines.stages.groups import along_curve
+
+PARTS = ("read", "area", "dense", "warp", "feed")
 
 # -- parts of the table ----------------------------------------------------------------------------------------------
 
 
-def measure(work: Work, method: str, area: bool) -> dict[str, Any]:
-    """In this process: one window, or all windows of the area row by row."""
+def measure(work: Work, method: str, places: list[tuple[int, int]]) -> dict[str, Any]:
+    """In this process: one window, or all windows of the area, as they are listed."""
     from pipelines.coregister.engines import cog
 
     read = METHODS[method]
@@ -57,7 +63,6 @@ def measure(work: Work, method: str, area: bool) -> dict[str, Any]:
     cog.forget_files()
     count(work.url)  # starts the server's counts anew
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    places = [(row, col) for row in range(work.across) for col in range(work.across)] if area else [(0, 0)]
     checksum = 0
     wall, cpu = time.monotonic(), time.process_time()
     for row, col in places:
@@ -112,6 +117,28 @@ def part_read(work: Work, needed: float, *, area: bool, repeats: int) -> list[di
     same = {row["checksum"] for row in rows if row["checksum"]}
     assert len(same) == 1, f"readers disagree: {[(row['method'], row['checksum']) for row in rows]}"
     return rows
+
+
+def part_dense(work: Work, needed: float) -> list[dict[str, Any]]:
+    """Small windows, when memory holds an eighth of what a block of every file takes."""
+    kept = round(needed * (BLOCK / work.size) ** 2 / 8)
+    rows = []
+    for method, disk in (("ours, memory alone", 0), ("ours, memory and disk", 2**34)):
+        row = in_a_process("dense", json.dumps(vars(work)), str(kept), str(disk))
+        row["fetched_over_needed"] = row["bytes"] / (needed * row["windows"])
+        rows.append({"part": "dense", **row, "method": method})
+    assert rows[0]["checksum"] == rows[1]["checksum"]
+    return rows
+
+
+def measure_dense(work: Work, kept_bytes: int, disk_bytes: int) -> dict[str, Any]:
+    """In this process, with a folder of its own for blocks on disk."""
+    from pipelines.coregister import keep_blocks
+
+    places = [(row, col) for row in range(work.across) for col in range(work.across)]
+    with tempfile.TemporaryDirectory() as tempfile.tempdir:
+        keep_blocks(kept_bytes, disk_bytes)
+        return measure(work, "ours, cog", sorted(places, key=lambda place: along_curve(*place)))
 
 
 def part_warp(size: int, repeats: int) -> list[dict[str, Any]]:
@@ -197,6 +224,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         ("area", "an area of windows, row by row", (("pfb/CPU-s", "pfb_per_cpu_s", "{:.0f}"),
          ("requests", "requests", "{}"), ("fetched/needed", "fetched_over_needed", "{:.2f}"),
          ("CPU s", "cpu_s", "{:.2f}"), ("wall s", "wall_s", "{:.2f}"), ("peak MB", "peak_mb", "{:.0f}"))),
+        ("dense", "small windows, little memory", (("pfb/CPU-s", "pfb_per_cpu_s", "{:.0f}"),
+         ("requests", "requests", "{}"), ("fetched/needed", "fetched_over_needed", "{:.2f}"),
+         ("CPU s", "cpu_s", "{:.2f}"), ("wall s", "wall_s", "{:.2f}"), ("peak MB", "peak_mb", "{:.0f}"))),
         ("warp", "bilinear warp, one thread", (("Mpx/CPU-s", "mpx_per_cpu_s", "{:.1f}"),
          ("px that differ when cut", "differ_when_cut", "{:.2%}"))),
         ("feed", "shards to batches of four", (("MB/s", "mb_per_s", "{:.0f}"), ("wall s", "wall_s", "{:.2f}"))),
@@ -220,7 +250,7 @@ def _best(rows: list[dict[str, Any]]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=("read", "area", "warp", "feed"))
+    parser.add_argument("--only", nargs="+", choices=PARTS)
     parser.add_argument("--small", action="store_true", help="small files and windows: a check, not a measurement")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=4, help="of every reader")
@@ -231,10 +261,10 @@ def main() -> None:
     if options.measure:
         print(json.dumps(_measure(*options.measure)))
         return
-    parts = options.only or ["read", "area", "warp", "feed"]
+    parts = options.only or PARTS
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        if {"read", "area"} & set(parts):
+        if {"read", "area", "dense"} & set(parts):
             side, size, across = (4096, 1024, 2) if options.small else (10980, 2048, 4)
             path = build_granule(Path(folder), side)
             ratio = side * side * 2 / path.stat().st_size
@@ -245,6 +275,10 @@ def main() -> None:
                     work = Work(url, side, size, 511, col, 8, across, options.threads, 8)
                     if part in parts:
                         rows += part_read(work, needed, area=part == "area", repeats=options.repeats)
+                if "dense" in parts:
+                    small = size // 4
+                    work = Work(url, side, small, 511, 700, 8, 4 * across, options.threads, 8)
+                    rows += part_dense(work, needed / 16)
         if "warp" in parts:
             rows += part_warp(512 if options.small else 2048, options.repeats)
         if "feed" in parts:
@@ -259,7 +293,11 @@ def _measure(part: str, *arguments: str) -> dict[str, Any]:
     if part == "feed":
         folder, method, sequences, passes = arguments
         return measure_feed(Path(folder), method, int(sequences), int(passes))
-    return measure(Work(**json.loads(arguments[0])), arguments[1], part == "area")
+    work = Work(**json.loads(arguments[0]))
+    if part == "dense":
+        return measure_dense(work, int(arguments[1]), int(arguments[2]))
+    across = range(work.across if part == "area" else 1)
+    return measure(work, arguments[1], [(row, col) for row in across for col in across])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pipelines.coregister.cut import cut_points, cut_rasters, cut_texts
 from pipelines.coregister.frames import ReadDoubt, ReadFailure
 from pipelines.coregister.read import (
     Block,
+    empty_node_folder,
     keep_blocks,
     read_block,
     read_frames,
@@ -25,6 +26,7 @@ __all__ = [
     "cut_points",
     "cut_rasters",
     "cut_texts",
+    "empty_node_folder",
     "keep_blocks",
     "read_block",
     "read_frames",

@@ -17,7 +17,9 @@ from odc.geo.geobox import GeoBox
 from pipelines.coregister.climate import read_climate
 from pipelines.coregister.cut import cut_points, cut_rasters, cut_texts
 from pipelines.coregister.engines import engine as engine_by_name
+from pipelines.coregister.engines.blocks import BLOCK_CACHE_BYTES
 from pipelines.coregister.engines.cog import BLOCKS
+from pipelines.coregister.engines.scratch import empty_node_folder, node_scratch
 from pipelines.coregister.fetch import Signers
 from pipelines.coregister.frames import Frame, Layer, ReadDoubt, ReadFailure, batches, fill, group
 from pipelines.coregister.gravity import read_gravity
@@ -37,9 +39,15 @@ OnError = Callable[[ReadFailure], None]
 OnDoubt = Callable[[ReadDoubt], None]
 
 
-def keep_blocks(limit_bytes: int) -> None:
-    """How much this process may hold of compressed blocks that neighbouring windows share (engine ``cog``)."""
+def keep_blocks(limit_bytes: int = BLOCK_CACHE_BYTES, scratch_bytes: int = 0) -> None:
+    """How much is kept of compressed blocks that neighbouring windows share (engine ``cog``).
+
+    Args:
+        limit_bytes: in memory, by this process.
+        scratch_bytes: on the local disk, by all processes of this user on this node; 0: nothing.
+    """
     BLOCKS.limit_bytes = limit_bytes
+    BLOCKS.scratch = node_scratch(scratch_bytes)
 
 
 def warn(doubt: ReadDoubt) -> None:
@@ -361,6 +369,7 @@ __all__ = [
     "Block",
     "OnError",
     "as_window",
+    "empty_node_folder",
     "in_period",
     "keep_blocks",
     "read_block",

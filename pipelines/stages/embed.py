@@ -1,7 +1,7 @@
 """Embed: map every tile of the plan.
 
-One tile and period is one task, read ahead by Ray tasks, embedded by an actor pool. A tile is committed whole by the
-worker that made it; what is committed under the same identity is not read again.
+Tiles are read ahead by Ray tasks, each of which takes a stretch of neighbours, and embedded by an actor pool. A tile is
+committed whole by the worker that made it; what is committed under the same identity is not read again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pickle
 import platform
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ import pipelines.products.quantise
 import pipelines.sources
 import pipelines.stages.embedder
 from pipelines.config import Config, ConfigError
-from pipelines.coregister import read_sequence
+from pipelines.coregister import keep_blocks, read_sequence
 from pipelines.grid import Period, Tile
 from pipelines.products import (
     Cost,
@@ -51,6 +52,7 @@ from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.embedder import Embedder, observation_counts
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.flop import tile_flop
+from pipelines.stages.groups import along_curve, cell_of, reads_of, stretches
 from pipelines.stages.ingest import STATISTICS
 from pipelines.stages.limits import threads_by_source
 from pipelines.stages.outage import stop_on_outage
@@ -118,21 +120,25 @@ class Recipe:
 
 
 class TileReader:
-    """Reads a tile with its margin inside a Ray task: native pixels, compressed for the way to the embedding worker."""
+    """Reads tiles with their margins inside Ray tasks: native pixels, compressed for the way to the worker."""
 
     def __init__(self, config: Config, plan: Plan, recipe: Recipe) -> None:
         self.config, self.plan, self.recipe = config, plan, recipe
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """``task`` in; ``task``, ``window`` (empty when there is nothing to do) and JSON ``facts`` out."""
-        task: TileTask = pickle.loads(row["task"])
+    def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """A stretch of tiles in, a row of each out, as soon as it is read."""
+        for task in pickle.loads(row["tasks"]):
+            yield self.outcome(task)
+
+    def outcome(self, task: TileTask) -> dict[str, Any]:
+        """``task``, ``window`` (empty when there is nothing to do), what it is ``made_from`` and JSON ``facts``."""
         try:
             window, provenance, facts = self.read(task)
         except Exception as error:  # the driver reports it and ends with a non-zero status
             window, provenance, facts = b"", None, failed_row(error)
         release_memory()
         return {
-            "task": row["task"],
+            "task": pickle.dumps(task),
             "window": window,
             "made_from": pickle.dumps(provenance),
             "facts": json.dumps(facts),
@@ -152,6 +158,7 @@ class TileReader:
         key = provenance.identity(task.tile, task.period)
         if is_committed(Storage(config.root), task.tile, task.period, key):
             return b"", provenance, {"skipped": True}
+        keep_blocks(scratch_bytes=config.scratch_bytes)
         sequence, failures = read_sequence(
             scenes,
             window,
@@ -213,7 +220,8 @@ def run(config: Config) -> StageResult:
     found = checkpoints.trained(config)
     check_checkpoint(config, found)
     recipe = Recipe.of(config, found)
-    tasks = [TileTask(tile, period) for period in config.support_periods for tile in plan.tiles()]
+    tiles = _neighbours_in_turn(plan.tiles())
+    tasks = [TileTask(tile, period) for period in config.support_periods for tile in tiles]
     result = StageResult("embed", "tiles", planned=len(tasks))
     _prepare(config, storage, found, recipe, tasks)
     progress = Progress("embed", "tiles")
@@ -222,10 +230,10 @@ def run(config: Config) -> StageResult:
     valid_px = 0
     warn_of_imitation("embed.precision", config.embed.precision, config.embed.gpus > 0)
     with ray_session(config):
-        rows = [{"task": pickle.dumps(task)} for task in tasks]
+        rows = [{"tasks": pickle.dumps(stretch)} for stretch in stretches(tasks, config.embed.readers)]
         outcomes = (
             ray.data.from_items(rows, override_num_blocks=len(rows))
-            .map(
+            .flat_map(
                 TileReader(config, plan, recipe),
                 num_cpus=1,
                 compute=ray.data.TaskPoolStrategy(size=config.embed.readers),
@@ -238,6 +246,7 @@ def run(config: Config) -> StageResult:
                 compute=ray.data.ActorPoolStrategy(size=min(config.embed.workers, len(tasks))),
             )
         )
+        outcomes.context.target_max_block_size = 1  # a tile goes on when it is read, not with the last of its task
         for index, row in enumerate(outcomes.iter_rows()):
             outcome = json.loads(row["outcome"])
             stop_if_root_failed(outcome)
@@ -263,6 +272,10 @@ def run(config: Config) -> StageResult:
         **{name: round(value, 1) for name, value in seconds.items()},
     }
     return result
+
+
+def _neighbours_in_turn(tiles: Iterable[Tile]) -> list[Tile]:
+    return sorted(tiles, key=lambda tile: (tile.window.epsg, along_curve(*cell_of(tile.window, tile.window.width_px))))
 
 
 def check_checkpoint(config: Config, checkpoint: Checkpoint) -> None:
@@ -350,7 +363,9 @@ def describe(config: Config, survey: Survey) -> Estimate:
     tiles = len(survey.tiles) * len(config.periods)
     planned = {tile.tile_id for tile in survey.tiles}
     done = [receipt for receipt in _committed(config)[0] if receipt["tile_id"] in planned]
-    needs = estimate.embed(config, survey, tile_flop).left(len(done), tiles)
+    windows = [tile.window.pad(config.embed.margin_px) for tile in _neighbours_in_turn(survey.tiles)]
+    reads = reads_of(windows, config.embed.readers) * len(config.periods)
+    needs = estimate.embed(config, survey, tile_flop, reads).left(len(done), tiles)
     print(
         f"[embed] {tiles} tiles of {config.plan.tile_px} px, {tiles * config.plan.tile_px**2 / 1e4:.0f} km2"
         f"{f' ({len(done)} committed)' if done else ''}; {needs.text(config)}"

@@ -92,12 +92,11 @@ def train(config: Config, survey: Survey, step_flop: FlopOf) -> Estimate:
     return _computing(config, step_flop(config, frames) * settings.steps, on_gpu=settings.use_gpu)
 
 
-def embed(config: Config, survey: Survey, tile_flop: FlopOf) -> Estimate:
-    """Reading every tile with its margin, all patches with all frames, 64 bytes a pixel."""
+def embed(config: Config, survey: Survey, tile_flop: FlopOf, windows: Iterable[Window]) -> Estimate:
+    """Reading windows, each in one period, all patches of all tiles with all frames, 64 bytes a pixel."""
     settings, frames = config.embed, _input_frames(config, survey)
     tiles = len(survey.tiles) * len(config.periods)
     flop = tile_flop(config, frames) * tiles
-    windows = (tile.window.pad(settings.margin_px) for _ in config.periods for tile in survey.tiles)
     written = Estimate(written=tiles * config.plan.tile_px**2 * 64.0)
     return _reading(config, survey, windows, set(frames)) + _computing(config, flop, settings.gpus > 0) + written
 

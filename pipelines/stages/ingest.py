@@ -1,7 +1,8 @@
-"""Ingest: read every site's scenes, co-register them and write shards, one Ray task a group of neighbouring sites.
+"""Ingest: read every site's scenes, co-register them and write shards, one group of neighbouring sites after another.
 
 A group reads each scene once for all of its sites and cuts in memory. Shards are named by what went into them, so a
-run that is started again finds what is done and does the rest; a group that fails is reported and fails alone.
+run that is started again finds what is done and does the rest; a group that fails is reported and fails alone. A Ray
+task takes a stretch of neighbouring groups, which share the blocks of files on their seams.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pipelines.shards import ShardInfo, open_shards, update_manifest, write_shar
 from pipelines.sources import Source
 from pipelines.stages import estimate
 from pipelines.stages.estimate import Estimate
-from pipelines.stages.groups import SiteGroup, groups_of, largest_window
+from pipelines.stages.groups import SiteGroup, groups_of, largest_window, reads_of_groups, stretches
 from pipelines.stages.limits import threads_by_source
 from pipelines.stages.memory import (
     block_budget,
@@ -110,15 +111,19 @@ def _peak() -> dict[str, int]:
 
 
 class GroupReader:
-    """Reads and writes groups inside Ray tasks; made on the driver, it carries configuration only."""
+    """Reads and writes stretches of groups inside Ray tasks; made on the driver, it carries configuration only."""
 
     def __init__(self, config: Config, plan: Plan, vectors: TextVectors | None) -> None:
         self.config, self.plan, self.vectors = config, plan, vectors
         self.code = code_digest(pipelines.coregister, pipelines.sources, pipelines.shards)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One group in, one row of figures out; an error becomes a row too, so that other groups go on."""
-        group: SiteGroup = pickle.loads(row["group"])
+    def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """A stretch of groups in, a row of figures of each out, as soon as it is done."""
+        for group in pickle.loads(row["groups"]):
+            yield {"outcome": json.dumps(self.outcome(group))}
+
+    def outcome(self, group: SiteGroup) -> dict[str, Any]:
+        """Figures of a group, read and written; an error becomes figures too, so that other groups go on."""
         start, cpu = time.monotonic(), time.process_time()
         try:
             outcome = self.process(group)
@@ -126,7 +131,7 @@ class GroupReader:
             outcome = {"sites": len(group.sites), **failed_row(error)}
         seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu
         figures = {"group": group.group_id, "seconds": seconds, "cpu_seconds": cpu_seconds, **_peak()}
-        return {"outcome": json.dumps({**figures, **outcome})}
+        return {**figures, **outcome}
 
     def process(self, group: SiteGroup) -> dict[str, Any]:
         """Read, cut, write.
@@ -179,7 +184,7 @@ class GroupReader:
         """The group's sequences, part by part within the memory bound; books what was left out and is amiss."""
         config = self.config
         budget = block_budget(config.ingest.memory_mb)
-        keep_blocks(kept_bytes(config.ingest.memory_mb))
+        keep_blocks(kept_bytes(config.ingest.memory_mb), config.scratch_bytes if group.shares_blocks else 0)
 
         def fits(part: Ordered[Site]) -> bool:
             return not sparse(part) and decoded_bytes(scenes, window_of(part), sources) <= budget
@@ -253,12 +258,13 @@ def run(config: Config) -> StageResult:
     outcomes = []
     with ray_session(config):
         vectors = encode_planned_texts(config, plan)
-        rows = [{"group": pickle.dumps(group)} for group in groups]
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        rows = [{"groups": pickle.dumps(stretch)} for stretch in stretches(groups, config.ingest.workers)]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
             GroupReader(config, plan, vectors),
             num_cpus=1,
             compute=ray.data.TaskPoolStrategy(size=config.ingest.workers),
         )
+        dataset.context.target_max_block_size = 1  # every row comes when it is made, not with the last of its task
         done = 0
         for row in dataset.iter_rows():
             outcome = json.loads(row["outcome"])
@@ -373,7 +379,8 @@ def describe(config: Config, survey: Survey) -> Estimate:
     largest = largest_window(config, survey.sites)
     planned = count_sequences(survey.sites, config.support_periods)
     done = sum(row["sites"] for row in _groups_on_storage(Storage(config.root), groups).values())
-    needs = estimate.ingest(config, survey, (group.window for group in groups)).left(done, planned)
+    reads = reads_of_groups(groups, config.ingest.workers)
+    needs = estimate.ingest(config, survey, reads).left(done, planned)
     for line in memory_lines(config, survey.sites, survey.looks, largest):
         print(f"[ingest] {line}")
     print(

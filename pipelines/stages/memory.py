@@ -31,9 +31,14 @@ SMALL_PX, SPARSE = 512, 4
 
 def window_of(sites: Sequence[Site]) -> Window:
     """The smallest window that holds all sites."""
-    west, south, east, north = zip(*(site.window.bounds_m for site in sites), strict=True)
+    return hull_of([site.window for site in sites])
+
+
+def hull_of(windows: Sequence[Window]) -> Window:
+    """The smallest window that holds others of its zone."""
+    west, south, east, north = zip(*(window.bounds_m for window in windows), strict=True)
     width, height = max(east) - min(west), max(north) - min(south)
-    return Window(sites[0].window.epsg, min(west), max(north), width // RESOLUTION_M, height // RESOLUTION_M)
+    return Window(windows[0].epsg, min(west), max(north), width // RESOLUTION_M, height // RESOLUTION_M)
 
 
 def pixel_bytes(source: Source, frames: float) -> float:
@@ -131,9 +136,13 @@ def pixels(window: Window) -> int:
 
 def sparse(sites: Sequence[Site]) -> bool:
     """Whether sites are so far apart that reading their common window reads mostly what none of them needs."""
-    window = window_of(sites)
-    needed = sum(site.window.width_px * site.window.height_px for site in sites)
-    return max(window.shape) > SMALL_PX and window.width_px * window.height_px > SPARSE * needed
+    return scattered([site.window for site in sites])
+
+
+def scattered(windows: Sequence[Window]) -> bool:
+    """Whether most of what windows have between them is in none of them."""
+    hull = hull_of(windows)
+    return max(hull.shape) > SMALL_PX and pixels(hull) > SPARSE * sum(map(pixels, windows))
 
 
 def parts_of(sites: Sequence[Site], fits: Callable[[Sequence[Site]], bool]) -> list[list[Site]]:

@@ -18,6 +18,7 @@ import pyarrow
 import ray
 
 from pipelines.config import Config, ConfigError
+from pipelines.coregister import empty_node_folder
 from pipelines.storage import Storage, StorageError
 
 log = logging.getLogger("aef")
@@ -184,6 +185,8 @@ def ray_session(config: Config) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if not address:  # of a cluster, the nodes keep their blocks for other jobs
+            empty_node_folder()
 
 
 def quiet_ray_data() -> None:

@@ -91,6 +91,7 @@ class Server:
                 else:
                     self.send_response(200)
                 self.send_header("Accept-Ranges", "bytes")
+                self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 if body:

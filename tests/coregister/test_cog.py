@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipelines import patience
 from pipelines.coregister.engines import Crop, FileGrid, HeaderMismatch, cog, engine, ranges
 from pipelines.coregister.engines.blocks import BLOCK_CACHE_BYTES, BlockCache
+from pipelines.coregister.engines.scratch import BlockKey
 from pipelines.coregister.engines.tiff import TooShort, Unsupported, parse
 from tests.coregister.files import EPSG, LEFT, TOP, write_raster
 from tests.coregister.served import serve
@@ -245,15 +246,19 @@ def test_any_window_after_any_others_is_the_files(big, data):
         cog.BLOCKS.limit_bytes = BLOCK_CACHE_BYTES
 
 
+def key(address, number):
+    return BlockKey(address, "1", number)
+
+
 def test_the_cache_keeps_its_bound_and_drops_what_is_used_up():
     cache = BlockCache(100)
     for block in range(5):
-        cache.put(("a", "1", block), bytes(40), 10)
-    assert cache.held_bytes == 80 and cache.take(("a", "1", 2), 1) is None
-    assert cache.take(("a", "1", 3), 4) == bytes(40)
-    assert cache.take(("a", "1", 3), 6) == bytes(40)  # the last pixels
-    assert cache.take(("a", "1", 3), 1) is None and cache.held_bytes == 40
-    cache.put(("b", "1", 0), bytes(200), 10)  # larger than the bound
+        cache.put(key("a", block), bytes(40), 10)
+    assert cache.held_bytes == 80 and cache.take(key("a", 2), 1) is None
+    assert cache.take(key("a", 3), 4) == bytes(40)
+    assert cache.take(key("a", 3), 6) == bytes(40)  # the last pixels
+    assert cache.take(key("a", 3), 1) is None and cache.held_bytes == 40
+    cache.put(key("b", 0), bytes(200), 10)  # larger than the bound
     assert cache.held_bytes == 40
     cache.forget("a")
     assert cache.held_bytes == 0

@@ -110,7 +110,8 @@ def test_hours_and_price_are_the_work_over_the_rate():
     configured = config(cost=cost, embed={"gpus": 1, "patch_px": 64, "margin_px": 16}, plan={"tile_px": 64})
     tiles = [Tile.at(32631, 100, index, 64) for index in range(3)]
     survey = Survey([], tiles, {"sentinel2": Look(10.0, (File(10.0, 2, 0, 0),)), "landcover": Look(1, ())})
-    needs = estimate.embed(configured, survey, flop.tile_flop)
+    windows = [tile.window.pad(16) for tile in tiles]
+    needs = estimate.embed(configured, survey, flop.tile_flop, windows)
     assert needs.fetched == 3 * 10 * 2 * 96**2 / 2
     assert needs.written == 3 * 64 * 64 * 64
     # Cores of 32 px: four patches of 64 a tile.

@@ -1,7 +1,5 @@
 """Of an acquisition whose best scene is gone from the archive, another scene is read, and the report says so."""
 
-import json
-import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -89,8 +87,7 @@ def ingested(archive, tmp_path, monkeypatch):
         )
         set_faults(url, {"missing": {"path": gone}})
         (group,) = groups_of([SITE], [YEAR], settings.ingest.block_px)
-        row = GroupReader(settings, Planned(scenes[name]), None)({"group": pickle.dumps(group)})
-        figures = json.loads(row["outcome"])
+        figures = GroupReader(settings, Planned(scenes[name]), None).outcome(group)
         storage = Storage(settings.root)
         storage.write_json("plan/plan.json", {"counts": {"sequences": 2}})
         sites_to_frame([SITE]).to_parquet(f"{settings.root}/plan/sites.parquet")

@@ -51,7 +51,7 @@ def process(tmp_path, monkeypatch):
 
     def _process(*scenes):
         settings = config(tmp_path / "root", ingest={"text_encoder": None})
-        row = GroupReader(settings, Planned(tmp_path, scenes), None)({"group": pickle.dumps(GROUP)})
+        (row,) = GroupReader(settings, Planned(tmp_path, scenes), None)({"groups": pickle.dumps([GROUP])})
         return settings, json.loads(row["outcome"])
 
     return _process

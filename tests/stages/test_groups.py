@@ -1,6 +1,7 @@
 """Groups of sites: the unit of reading, and what it is known by."""
 
 from dataclasses import replace
+from itertools import pairwise, product
 
 import pytest
 from shapely import box
@@ -9,7 +10,7 @@ from pipelines.config import Area, PlanConfig
 from pipelines.grid import Period, Site, Window
 from pipelines.scenes import Asset, Scene
 from pipelines.stages import ingest
-from pipelines.stages.groups import groups_of
+from pipelines.stages.groups import SiteGroup, along_curve, groups_of, reads_of_groups, stretches
 from pipelines.stages.ingest import group_identity
 from pipelines.stages.memory import (
     block_budget,
@@ -217,3 +218,55 @@ def test_sites_far_apart_are_read_apart():
     assert sparse([at(0, 0), at(1500, 1800)])
     near, far = [at(0, 0), at(130, 0)], [at(1500, 1800)]
     assert parts_of(far + near, lambda part: not sparse(part)) == [near, far]
+
+
+def test_neighbours_follow_one_another():
+    """Of a square of cells, every quarter is read before the next is begun, and so within the quarters."""
+    cells = sorted(product(range(8), range(8)), key=lambda cell: along_curve(*cell))
+    for side in (2, 4):
+        for start in range(0, 64, side * side):
+            corners = {(col // side, row // side) for col, row in cells[start : start + side * side]}
+            assert len(corners) == 1
+    assert along_curve(3, 0) == 0b101 and along_curve(0, 3) == 0b1010
+    side = [Site.at(Window(32631, 5120 * col, 5_120_000 - 5120 * row, 32, 32), "train") for col, row in cells]
+    groups = groups_of(sorted(side), PERIODS, 512)
+    assert [group.period for group in groups] == [PERIODS[0]] * 64 + [PERIODS[1]] * 64
+    jumps = [
+        abs(one.window.left_m - two.window.left_m) + abs(one.window.top_m - two.window.top_m)
+        for one, two in pairwise(groups[:64])
+    ]
+    assert sum(jumps) / 63 < 2 * 5120  # row by row it is near 2 as well, but blocks of two rows are wanted twice
+
+
+@pytest.mark.parametrize(("count", "workers", "length"), [(3, 2, 1), (64, 2, 4), (10_000, 2, 256), (10_000, 100, 12)])
+def test_stretches_are_long_but_several_a_worker(count, workers, length):
+    found = stretches(range(count), workers)
+    assert [item for stretch in found for item in stretch] == list(range(count))
+    assert {len(stretch) for stretch in found[:-1]} == {length}
+
+
+def test_only_sites_that_lie_close_share_blocks_with_their_neighbours():
+    close = [Site.at(Window(32631, 1280 * col, 5_120_000, 128, 128), "train") for col in range(5)]
+    assert SiteGroup("close", tuple(close), YEAR).shares_blocks
+    far = Site.at(Window(32631, 5120, 5_114_880, 128, 128), "train")
+    assert not SiteGroup("far", (close[0], far), YEAR).shares_blocks  # an eighth of 640 x 640 px is needed
+    assert not SiteGroup("one", (close[0],), YEAR).shares_blocks
+
+
+def test_reading_is_reckoned_by_what_shares_blocks():
+    def sites_at(*cells, step=1280):
+        return tuple(Site.at(Window(32631, step * c, 5_120_000 - step * r, 128, 128), "train") for c, r in cells)
+
+    dense = [
+        SiteGroup("a", sites_at(*product(range(5), range(4))), YEAR),
+        SiteGroup("b", sites_at(*product(range(5, 9), range(4))), YEAR),
+    ]
+    assert [window.shape for window in reads_of_groups(dense, 1)] == [(512, 640), (512, 512)]  # a stretch each
+    assert [window.shape for window in reads_of_groups(dense * 8, 1)] == [(512, 1152)] * 8
+    later = [replace(group, period=PERIODS[1]) for group in dense]
+    assert len(reads_of_groups([*dense * 8, *later * 8], 1)) == 16
+    sparse_sites = sites_at((0, 0), (4, 4))
+    assert reads_of_groups([SiteGroup("c", sparse_sites, YEAR)], 1) == [site.window for site in sparse_sites]
+    assert reads_of_groups([SiteGroup("d", sites_at((0, 0)), YEAR)], 1) == [sites_at((0, 0))[0].window]
+    scattered = [SiteGroup("far", sites_at(*product(range(100 * k, 100 * k + 5), range(4))), YEAR) for k in range(16)]
+    assert len(reads_of_groups(scattered, 1)) == 16

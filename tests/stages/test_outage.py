@@ -1,7 +1,6 @@
 """An archive that does not answer leaves work for the next run; a broken file does not hold it up."""
 
 import json
-import pickle
 
 import pytest
 
@@ -88,10 +87,10 @@ def read(tmp_path, monkeypatch):
         for stage in (ingest, embed):
             monkeypatch.setattr(stage, "signers", lambda _: {"test": sign})
         if what == "group":
-            out = GroupReader(settings, plan, None)({"group": pickle.dumps(GROUP)})
-            return json.loads(out["outcome"]), Storage(settings.root).list("shards", ".parquet")
+            figures = GroupReader(settings, plan, None).outcome(GROUP)
+            return figures, Storage(settings.root).list("shards", ".parquet")
         inputs = {name: found for name, found in SOURCES.items() if found.is_input}
-        out = TileReader(settings, plan, Recipe(inputs, "m", "d", "c"))({"task": pickle.dumps(TILE)})
+        out = TileReader(settings, plan, Recipe(inputs, "m", "d", "c")).outcome(TILE)
         return json.loads(out["facts"]), out["window"]
 
     return _read

@@ -1,8 +1,6 @@
 """A group that is read in parts, for want of memory, gives the sequences of one that is read at once."""
 
 import dataclasses
-import json
-import pickle
 
 import numpy as np
 import pytest
@@ -49,7 +47,7 @@ def sequences(root, plan, monkeypatch, budget):
 
     read_block = ingest.read_block
     monkeypatch.setattr(ingest, "read_block", counted)
-    outcome = json.loads(GroupReader(settings, plan, None)({"group": pickle.dumps(GROUP)})["outcome"])
+    outcome = GroupReader(settings, plan, None).outcome(GROUP)
     monkeypatch.undo()
     assert "error" not in outcome, outcome
     storage = Storage(settings.root)

@@ -27,6 +27,7 @@ from pipelines.coregister.engines.base import HEADER_BYTES, SMALL_FILE_BYTES, Cr
 from pipelines.coregister.engines.blocks import BlockCache
 from pipelines.coregister.engines.ranges import ByteSource, HttpBytes, open_bytes
 from pipelines.coregister.engines.rasterio import read_crop
+from pipelines.coregister.engines.scratch import BlockKey
 from pipelines.coregister.engines.tiff import DEFLATE, FLOATING, HORIZONTAL, TiffImage, TooShort, Unsupported, parse
 
 # Ranges this close are one request: a COG writes a few bytes between blocks, and a request costs 40 ms or 500 kB.
@@ -215,10 +216,10 @@ def _pixels(file: _File, crop: Crop) -> NDArray:
             _decode(image, piece, file.head[start:end], out)
             continue
         content = BLOCKS.take(_key(file, piece), piece.px)
-        if content is None:
+        try:
+            _decode(image, piece, content or b"", out)
+        except CorruptBlock:  # not kept, or damaged on the disk
             missing.append(piece)
-        else:
-            _decode(image, piece, content, out)
     for part in _requests(image, missing):
         first, last = _span(image, part[0])[0], max(_span(image, piece)[1] for piece in part)
         content = file.source.read(first, last)
@@ -230,12 +231,14 @@ def _pixels(file: _File, crop: Crop) -> NDArray:
             except CorruptBlock:
                 block = file.source.read(start, end)
                 _decode(image, piece, block, out)
-            BLOCKS.put(_key(file, piece), block, _inside_px(image, piece.block) - piece.px)
+            left_px = _inside_px(image, piece.block) - piece.px
+            BLOCKS.put(_key(file, piece), block, left_px, file.source.worth_copying)
     return out
 
 
-def _key(file: _File, piece: _Piece) -> tuple[str, str, int]:
-    return file.name, file.source.identity, piece.block[0] * file.image.counts.shape[1] + piece.block[1]
+def _key(file: _File, piece: _Piece) -> BlockKey:
+    number = piece.block[0] * file.image.counts.shape[1] + piece.block[1]
+    return BlockKey(file.name, file.source.identity, number)
 
 
 def _span(image: TiffImage, piece: _Piece) -> tuple[int, int]:

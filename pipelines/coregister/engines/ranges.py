@@ -29,9 +29,13 @@ class ByteSource(Protocol):
 
     Attributes:
         identity: tells this version of the file from others; known after the first read.
+        worth_copying: to the local disk: it is far away, and the identity holds for more than its size.
     """
 
     identity: str
+
+    @property
+    def worth_copying(self) -> bool: ...
 
     def read(self, start: int, end: int) -> bytes:
         """Bytes ``[start, end)``, fewer where the file ends before.
@@ -49,6 +53,8 @@ def open_bytes(href: str, renew: Renew | None = None) -> ByteSource:
 
 class LocalBytes:
     """A file of this machine."""
+
+    worth_copying = False
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -73,6 +79,11 @@ class HttpBytes:
         self.identity = ""
         parts = urlsplit(url)
         self._pool = _pool(parts.scheme, parts.hostname or "")
+
+    @property
+    def worth_copying(self) -> bool:
+        """See :class:`ByteSource`: where the server tells versions apart."""
+        return not self.identity.startswith("-")
 
     def read(self, start: int, end: int) -> bytes:
         """See :class:`ByteSource`.
