@@ -18,7 +18,7 @@ from shapely import get_num_coordinates
 from shapely.geometry import box, mapping
 from shapely.geometry.base import BaseGeometry
 
-from pipelines.catalogs.base import CatalogError, SceneSearch, time_windows
+from pipelines.catalogs.base import CatalogError, SceneSearch, query_text, time_windows
 from pipelines.catalogs.items import collect
 from pipelines.catalogs.providers import Provider
 from pipelines.catalogs.sign import Signer
@@ -155,12 +155,12 @@ class ApiCatalog:
             if given < matched:
                 logger.warning(
                     "catalog %s: of %d items that match %s, %d came; if the API ends long searches, make "
-                    "plan.search_cell_deg smaller", self.name, matched, _query(collections, area, window), given,
+                    "plan.search_cell_deg smaller", self.name, matched, query_text(collections, area, window), given,
                 )  # fmt: skip
         except (APIError, STACError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CatalogError(
-                f"catalog {self.name}: search of {self.url} for {_query(collections, area, window)} failed: {error!r}; "
-                f"check catalogs.{self.name}.url"
+                f"catalog {self.name}: search of {self.url} for {query_text(collections, area, window)} failed: "
+                f"{error!r}; check catalogs.{self.name}.url"
             ) from error
 
     def _open(self) -> Client:
@@ -186,8 +186,3 @@ def _matched(page: Mapping[str, Any]) -> int:
     """How many items match in all, where a page says so."""
     said = page.get("numberMatched", (page.get("context") or {}).get("matched"))
     return int(said) if isinstance(said, int) or (isinstance(said, str) and said.isdigit()) else 0
-
-
-def _query(collections: Sequence[str], area: BaseGeometry, window: Period | None) -> str:
-    when = window.datetime_range if window else "any time"
-    return f"collections {list(collections)}, {when}, bounds {tuple(round(x, 4) for x in area.bounds)}"

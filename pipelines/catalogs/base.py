@@ -78,6 +78,12 @@ class Catalog(Protocol):
         ...
 
 
+def query_text(collections: Sequence[str], area: BaseGeometry, window: Period | None) -> str:
+    """A search in words, for messages."""
+    when = window.datetime_range if window else "any time"
+    return f"collections {list(collections)}, {when}, bounds {tuple(round(x, 4) for x in area.bounds)}"
+
+
 def time_windows(period: Period, months: int = 1) -> Iterator[Period]:
     """A period cut at the starts of calendar months, so that no query has an unbounded answer."""
     start_ms = period.start_ms

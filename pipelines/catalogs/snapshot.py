@@ -6,27 +6,32 @@ are read in batches of rows, and only those that may touch the area and period b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
-from functools import reduce
+from functools import partial, reduce
 from operator import and_
-from typing import Any
+from typing import Any, TypeVar
 
+import aiohttp
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
+import requests
 from shapely import from_wkb
 from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
-from pipelines.catalogs.base import CatalogError, SceneSearch
+from pipelines.catalogs.base import CatalogError, SceneSearch, query_text
 from pipelines.catalogs.items import collect
 from pipelines.catalogs.sign import Signer
 from pipelines.grid import Period, format_time
+from pipelines.patience import RefusedRequest, patiently
 from pipelines.sources.base import Kind, Source
 
+T = TypeVar("T")
 BATCH_ROWS = 1024
+TIMEOUT_S = 60
 _TOP = ("type", "stac_version", "stac_extensions", "id", "collection", "geometry", "bbox", "links", "assets")
 _LEFT_OUT = ("geometry", "bbox", "stac_extensions")
 _TIMELESS = (Kind.STATIC, Kind.CLASSES, Kind.TEXT)
@@ -85,26 +90,66 @@ class SnapshotCatalog:
             raise
         except (OSError, ValueError, pa.ArrowException) as error:
             raise CatalogError(
-                f"catalog {self.name}: cannot read {url} as stac-geoparquet ({' '.join(str(error).split())[:300]}); "
-                f"check catalogs.{self.name}.url"
+                f"catalog {self.name}: search of {url} for {query_text(collections, area, period)} failed: cannot read "
+                f"it as stac-geoparquet ({' '.join(str(error).split())[:300]}); check catalogs.{self.name}.url"
             ) from error
 
     def _rows(
         self, url: str, collections: Sequence[str], area: BaseGeometry, period: Period | None
     ) -> Iterator[dict[str, Any]]:
-        for part in self._open(url).get_fragments():
-            # Each by its own columns: writers leave out what no item of a file has.
-            columns = part.physical_schema
-            wanted = _filter(columns, collections, area, period)
-            for batch in part.to_batches(schema=columns, filter=wanted, batch_size=BATCH_ROWS, batch_readahead=1):
-                yield from batch.to_pylist()
+        for file in self._patiently(url, partial(self._open, url)).get_fragments():
+            for part, wanted in self._patiently(url, partial(_parts, file, collections, area, period)):
+                for batch in self._patiently(url, partial(_matching, part, wanted)):
+                    yield from batch.to_pylist()
 
     def _open(self, url: str) -> pds.Dataset:
         filesystem, path = fsspec.core.url_to_fs(url, **self.storage_options)
-        if not filesystem.exists(path):
-            raise FileNotFoundError(f"{url} does not exist")
         # A name of files, not the protocol's: ".parquet" folders of partitions hold "part-0" files as well.
         return pds.dataset(path, filesystem=filesystem, format="parquet", exclude_invalid_files=False)
+
+    def _patiently(self, url: str, read: Callable[[], T]) -> T:
+        """What reading gives, tried again as servers deserve it; the clients of object stores do so themselves."""
+
+        def ask() -> T:
+            try:
+                return read()
+            except aiohttp.ClientResponseError as error:
+                raise RefusedRequest(error.status, dict(error.headers or {})) from error
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise ConnectionError(f"{type(error).__name__}: {error}") from error
+            except FileNotFoundError as error:
+                if not url.startswith(("http://", "https://")):
+                    raise FileNotFoundError(f"{url} does not exist") from error
+                raise self._why_not_found(url) from error
+
+        return patiently(ask)
+
+    def _why_not_found(self, url: str) -> OSError:
+        """What a server says of an address where fsspec says "not found" whatever the answer was."""
+        headers = {**self.storage_options.get("headers", {}), "Range": "bytes=0-0"}
+        try:
+            with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
+                if answer.ok:
+                    return ConnectionError(f"{url} was not found at first, and is there now")
+                return RefusedRequest(answer.status_code, answer.headers)
+        except requests.RequestException as error:
+            return ConnectionError(f"{url} cannot be reached ({type(error).__name__})")
+
+
+def _parts(
+    file: pds.ParquetFileFragment, collections: Sequence[str], area: BaseGeometry, period: Period | None
+) -> list[tuple[pds.ParquetFileFragment, pc.Expression | None]]:
+    """The row groups of a file that may hold what is searched, and what says so of a row."""
+    columns = file.physical_schema  # its own: writers leave out what no item of a file has
+    wanted = _filter(columns, collections, area, period)
+    return [(part, wanted) for part in file.split_by_row_group(wanted, columns)]
+
+
+def _matching(part: pds.ParquetFileFragment, wanted: pc.Expression | None) -> list[pa.RecordBatch]:
+    """The rows of a row group that may match."""
+    columns = part.physical_schema
+    batches = part.to_batches(schema=columns, filter=wanted, batch_size=BATCH_ROWS, batch_readahead=1)
+    return [batch for batch in batches if batch.num_rows]
 
 
 def _filter(

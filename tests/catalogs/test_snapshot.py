@@ -14,12 +14,15 @@ import pytest
 from shapely import box, to_wkb
 from shapely.geometry import shape
 
+from pipelines import patience
 from pipelines.catalogs import CatalogError, open_catalog
 from pipelines.catalogs.sign import PlanetaryComputerSigner, Unsigned
 from pipelines.catalogs.snapshot import item_of
 from pipelines.grid import Period
 from pipelines.sources import source
 from tests.catalogs import static_world
+from tests.coregister.served import serve
+from tests.stages.running import free_port
 
 EVERYWHERE = box(-180, -90, 180, 90)
 YEAR = Period.calendar_year(2020)
@@ -188,3 +191,33 @@ def test_what_is_no_snapshot_is_one_clear_line(world, tmp_path):
             open_catalog("cat", "geoparquet", str(tmp_path), **options)
     with pytest.raises(ValueError, match="give the file or folder"):
         open_catalog("cat", "geoparquet", "")
+
+
+def searched(url, **options):
+    found = open_catalog("cat", "geoparquet", url, **options).search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+    return [key(scene) for scene in found]
+
+
+@pytest.mark.parametrize("fault", [503, (429, "0"), 404, "truncate"])
+def test_a_server_that_fails_for_a_moment_costs_no_scene(world, fault, monkeypatch):
+    monkeypatch.setattr(patience, "wait_s", lambda *_: 0.0)
+    folder = world[1] / "optical"
+    expected = searched(f"{folder}/part-0.parquet")
+    with serve(folder) as server:
+        assert searched(f"{server.url}/part-0.parquet") == expected and expected
+        sound = len(server.requests)
+    for nth in range(sound):
+        with serve(folder, lambda path, seen, nth=nth: fault if seen == nth else None) as server:
+            assert searched(f"{server.url}/part-0.parquet") == expected, nth
+
+
+def test_a_server_that_stays_away_is_told_with_the_query_and_its_own_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "wait_s", lambda *_: 0.0)
+    for status, asked in ((503, 4), (404, 2), (403, 1)):
+        with serve(tmp_path, lambda path, seen, status=status: status) as server:
+            with pytest.raises(CatalogError, match=f"HTTP response code: {status}") as error:
+                searched(f"{server.url}/all.parquet")
+            assert "collections ['optical'], 2020-01-01" in str(error.value) and "bounds (-180" in str(error.value)
+            assert sum(request.startswith("GET") for request in server.requests) >= asked
+    with pytest.raises(CatalogError, match=r"catalogs\.cat\.url"):
+        searched(f"http://127.0.0.1:{free_port()}/all.parquet")
