@@ -17,9 +17,9 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
-from shapely import box, segmentize
+from shapely import box, segmentize, union_all
 from shapely.affinity import translate
-from shapely.geometry import MultiPolygon, Polygon
+from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import transform as transform_geometry
 
@@ -130,6 +130,12 @@ def is_geographic(epsg: int) -> bool:
     return bool(CRS.from_epsg(epsg).is_geographic)
 
 
+def turned_back(outline: BaseGeometry) -> BaseGeometry:
+    """An outline in degrees that reaches past 180 on either side, as its parts within -180 to 180."""
+    turns = ((outline.intersection(box(-180 + k, -90, 180 + k, 90)), -k) for k in (-360, 0, 360))
+    return union_all([translate(part, shift) for part, shift in turns])
+
+
 def unwrap(lon: NDArray[np.float64], meridian: float) -> NDArray[np.float64]:
     """Longitudes within half a turn of a meridian, past 180 degrees where need be."""
     return lon - 360 * np.round((lon - meridian) / 360)
@@ -206,16 +212,13 @@ class Window:
         """Outline in the window's own CRS, metres."""
         return box(*self.bounds_m)
 
-    def footprint(self) -> Polygon | MultiPolygon:
+    def footprint(self) -> BaseGeometry:
         """Outline in WGS 84 degrees, densified so that curved edges are kept; in two parts across 180 degrees."""
         side_m = max(self.width_px, self.height_px) * self.resolution_m
         outline = reproject(segmentize(self.polygon(), side_m / 8), self.epsg, WGS84)
         meridian = sum(zone_wedge(self.epsg)) / 2
         whole = transform_geometry(lambda lon, lat: (unwrap(np.asarray(lon), meridian), lat), outline)
-        if -180 <= whole.bounds[0] and whole.bounds[2] <= 180:
-            return outline
-        turns = ((whole.intersection(box(-180 + k, -90, 180 + k, 90)), -k) for k in (-360, 0, 360))
-        return MultiPolygon([translate(part, shift) for part, shift in turns if not part.is_empty])
+        return outline if -180 <= whole.bounds[0] and whole.bounds[2] <= 180 else turned_back(whole)
 
     def pixel(self, x_m: float, y_m: float) -> tuple[int, int]:
         """Row and column of the pixel that holds a point; may lie outside."""

@@ -20,7 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from pipelines.catalogs import Catalog, open_catalog
 from pipelines.config import Area, Config, ConfigError
-from pipelines.grid import RESOLUTION_M, Period, Site, Tile, Window, tiles_covering
+from pipelines.grid import RESOLUTION_M, Period, Site, Tile, Window, tiles_covering, turned_back
 from pipelines.scenes import Scene, frame_to_scenes, scenes_to_frame
 from pipelines.sources import source
 from pipelines.sources.base import Kind
@@ -80,7 +80,7 @@ def with_margin(area: BaseGeometry, config: Config) -> BaseGeometry:
     _, south, _, north = area.bounds
     poleward = min(max(abs(south), abs(north)), 84.0)  # where UTM ends
     reach_deg = reach_m / METRES_PER_DEGREE / cos(radians(poleward))
-    return area.buffer(reach_deg, join_style="mitre").intersection(box(-180, -90, 180, 90))
+    return turned_back(area.buffer(reach_deg, join_style="mitre"))
 
 
 def search_cells(area: BaseGeometry, size_deg: float) -> Iterator[Cell]:

@@ -12,12 +12,12 @@ import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from shapely import STRtree, box
+from shapely import STRtree, box, union_all
 from shapely.geometry.base import BaseGeometry
 from shapely.prepared import prep
 
 from pipelines.config import Area, PlanConfig
-from pipelines.grid import RESOLUTION_M, WGS84, Period, Site, Window, area_in_zone, transformer, zones_of
+from pipelines.grid import RESOLUTION_M, WGS84, Period, Site, Window, area_in_zone, transformer, turned_back, zones_of
 from pipelines.stages.strata import WATER, Strata, TextPoints, choose_periods, on_land
 
 EARTH_RADIUS_M = 6_371_000.0
@@ -128,11 +128,14 @@ def _near_test(candidates: Sequence[tuple[Window, bool]], gap_m: float) -> NDArr
 
 
 def _widened(window: Window, gap_m: float) -> BaseGeometry:
-    """A box of longitude and latitude that holds all within a gap of a window."""
-    west, south, east, north = window.footprint().bounds
-    gap_deg = gap_m / METRES_A_DEGREE
-    stretch = gap_deg / max(np.cos(np.radians(max(abs(south), abs(north)))), 0.1)
-    return box(west - stretch, south - gap_deg, east + stretch, north + gap_deg)
+    """Boxes of longitude and latitude that hold all within a gap of a window, on whatever side of 180 degrees."""
+    boxes = []
+    for part in getattr(footprint := window.footprint(), "geoms", [footprint]):
+        west, south, east, north = part.bounds
+        gap_deg = gap_m / METRES_A_DEGREE
+        stretch = gap_deg / max(np.cos(np.radians(max(abs(south), abs(north)))), 0.1)
+        boxes.append(box(west - stretch, south - gap_deg, east + stretch, north + gap_deg))
+    return turned_back(union_all(boxes))
 
 
 def _within(one: Window, other: Window, gap_m: float) -> bool:

@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from shapely import Point, box
 
 from pipelines.cli import main
 from pipelines.config import load_config
 from pipelines.grid import Period
-from pipelines.stages.plan import Plan
+from pipelines.stages.plan import Plan, with_margin
 from tests.catalogs import static_world
+from tests.stages.worlds import config
 
 
 @pytest.fixture
@@ -55,3 +57,9 @@ def test_two_collections_may_use_one_id(planned):
     assert [(scene.scene_id, scene.collection) for scene in found] == [("scene-0", "again"), ("scene-0", "optical")]
     (site, *_) = plan.sites()
     assert len(plan.scenes(site.window, Period.calendar_year(2020))["sentinel2"]) == 2
+
+
+def test_ground_beyond_180_degrees_is_searched_on_its_other_side(tmp_path):
+    searched = with_margin(box(179.9, -17.0, 180, -16.9), config(tmp_path))
+    assert searched.bounds[0] == -180 and searched.bounds[2] == 180
+    assert searched.contains(Point(-179.999, -16.95)) and not searched.contains(Point(0, -16.95))

@@ -77,6 +77,30 @@ def test_the_test_area_is_apart_from_training_by_the_gap():
     assert refused["straddles the edge of plan.test_area"] > 0
 
 
+FIJI = box(179.9, -17.0, 180, -16.9) | box(-180, -17.0, -179.9, -16.9)
+
+
+def across_180(**plan):
+    settings = PlanConfig(sites=10_000, site_px=64, spacing_m=0, **plan)
+    return draw_sites(Area(bbox=(179.9, -17.0, 180, -16.9)), settings, FIJI, 0)
+
+
+def test_a_test_area_elsewhere_on_the_parallel_costs_no_site_on_the_180th_meridian():
+    everything, _ = across_180()
+    astride = [site for site in everything if site.window.footprint().geom_type == "MultiPolygon"]
+    assert len(astride) > 5
+    sites, refused = across_180(test_area=(20, -18, 21, -16), gap_m=1000)
+    assert sites == everything and not refused
+
+
+def test_the_gap_holds_across_the_180th_meridian():
+    sites, _ = across_180(test_area=(-180, -18, -179.95, -16), gap_m=2000)
+    train = [site for site in sites if site.split == "train"]
+    west = [site.window.footprint() for site in train if site.window.epsg == 32760]
+    assert west and max(outline.bounds[2] for outline in west) < 180 - 2000 / 111_320
+    assert any(site.split == "test" for site in sites)
+
+
 @pytest.mark.parametrize(("test_area", "split"), [((0, 0, 1, 1), "train"), ((5, 49, 7, 51), "test")])
 def test_a_test_area_may_hold_nothing_or_everything(test_area, split):
     sites, _ = drawn(test_area=test_area)
