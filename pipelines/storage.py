@@ -251,29 +251,19 @@ class Storage:
         Use it for what should not be held in memory. The file can only be appended to; its ``written`` is set after the
         block.
         """
-        with self.clear_errors(path):
+        target = self._key(path)
+        with self.clear_errors(path), self._unfinished(target) as raw:
+            file = _HashingFile(raw)
+            yield file
+            raw.flush()
+            file.written = Written(file.tell(), file.digest.hexdigest())
             if self.is_local:
-                target = self._key(path)
-                name = _temporary_name(target)
-                os.makedirs(os.path.dirname(name), exist_ok=True)
+                os.fsync(raw.fileno())
+                os.replace(raw.name, target)
+                _sync_folder(target)
             else:
-                handle, name = tempfile.mkstemp(suffix=TEMPORARY_SUFFIX)
-                os.close(handle)
-            try:
-                with open(name, "wb") as raw:
-                    file = _HashingFile(raw)
-                    yield file
-                    raw.flush()
-                    os.fsync(raw.fileno())
-                file.written = Written(file.tell(), file.digest.hexdigest())
-                if self.is_local:
-                    os.replace(name, target)
-                    _sync_folder(target)
-                else:
-                    self.fs.put_file(name, self._key(path))
-            finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(name)
+                raw.seek(0)  # where /dev/fd shares the position
+                self.fs.put_file(f"/dev/fd/{raw.fileno()}", target)
 
     def write_json(self, path: str, value: Any) -> None:
         """Write JSON with sorted keys, so that equal values are equal bytes."""
@@ -316,6 +306,25 @@ class Storage:
             raise StorageError(f"root {self.root} does not give back what was written; use another root")
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _unfinished(self, target: str) -> Iterator[BinaryIO]:
+        """A file beside a local target, gone afterwards unless it was renamed.
+
+        For an object store it has no name, so that not even a killed process leaves it behind.
+        """
+        if not self.is_local:
+            with tempfile.TemporaryFile() as raw:
+                yield raw
+            return
+        name = _temporary_name(target)
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        try:
+            with open(name, "wb") as raw:
+                yield raw
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
 
     @contextmanager
     def _temporary(self, path: str, data: bytes) -> Iterator[str]:

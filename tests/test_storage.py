@@ -94,6 +94,17 @@ def test_a_killed_writer_leaves_no_object_and_its_leftover_is_cleaned(tmp_path):
     assert list((tmp_path / "x").iterdir()) == []
 
 
+def test_a_killed_writer_to_an_object_store_leaves_nothing_on_this_machine(tmp_path):
+    code = (
+        "import os; from pipelines.storage import Storage\n"
+        "with Storage('memory://root').writer('x/y.bin') as f:\n"
+        "    f.write(b'half'); f.flush(); os.kill(os.getpid(), 9)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == -9
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_pickles_to_the_same_root(store):
     store.write_bytes_atomic("k", b"v")
     again = pickle.loads(pickle.dumps(store))

@@ -23,6 +23,8 @@ import ray
 import pipelines.coregister
 import pipelines.shards
 import pipelines.sources
+import pipelines.stages.texts
+import pipelines.stages.water
 from pipelines.config import Config, ConfigError
 from pipelines.coregister import ReadDoubt, ReadFailure, keep_blocks, read_block
 from pipelines.grid import Site
@@ -115,7 +117,9 @@ class GroupReader:
 
     def __init__(self, config: Config, plan: Plan, vectors: TextVectors | None) -> None:
         self.config, self.plan, self.vectors = config, plan, vectors
-        self.code = code_digest(pipelines.coregister, pipelines.sources, pipelines.shards)
+        self.code = code_digest(
+            pipelines.coregister, pipelines.sources, pipelines.shards, pipelines.stages.texts, pipelines.stages.water
+        )
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """A stretch of groups in, a row of figures of each out, as soon as it is done."""
