@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipelines.catalogs.accounts import missing_accounts
+from pipelines.catalogs.accounts import missing_accounts, missing_packages
+from pipelines.catalogs.providers import PROVIDERS
 from pipelines.config import Config, SandboxConfig
 from pipelines.storage import Storage
 
@@ -108,16 +109,20 @@ def _configured(config: Config) -> Iterator[Finding]:
         yield Finding(False, str(error))
     if "://" not in config.root:
         yield _disk(Path(config.root).resolve(), "under the root")
-    for line in missing_accounts(config):
+    for line in (*missing_packages(config), *missing_accounts(config)):
         yield Finding(False, line)
     for name, catalog in config.catalogs.items():
         if config.sandbox is not None and catalog.kind == "sandbox":
             yield _port_free(config.sandbox.host, config.sandbox.port)
             continue
-        parts = urlsplit(catalog.url)
+        url = catalog.url or PROVIDERS[catalog.kind].url
+        parts = urlsplit(url)
+        if "://" not in url or parts.scheme == "file":
+            there = Path(url.removeprefix("file://").split("{collection}")[0]).exists()
+            yield Finding(there, f"catalog {name}: {url}", "" if there else "no such file")
+            continue
         if parts.scheme not in ("http", "https"):
-            there = Path(catalog.url).exists()
-            yield Finding(there, f"catalog {name}: {catalog.url}", "" if there else "no such file")
+            yield Finding(True, f"catalog {name}: {url}, not asked whether it is there")
             continue
         try:
             with socket.create_connection(

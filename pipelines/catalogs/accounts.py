@@ -1,4 +1,4 @@
-"""Which catalogs want an account before anything of theirs can be read, and whether this machine has it."""
+"""What catalogs want before anything of theirs can be read, accounts and packages, and whether this machine has it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from fsspec import get_filesystem_class
 
 from pipelines.catalogs.providers import PROVIDERS
 from pipelines.catalogs.sign import AWS_REMEDY, has_keys, has_role
@@ -70,4 +72,17 @@ def missing_accounts(config: Config) -> list[str]:
                 wanting.setdefault(missing, []).append(key)
         for missing, sources in wanting.items():
             lines.append(f"catalogs.{name}: {missing}; or leave out sources.{', sources.'.join(sources)}")
+    return lines
+
+
+def missing_packages(config: Config) -> list[str]:
+    """What is to be installed before the catalogs' own files can be opened, a line for each catalog."""
+    lines = []
+    for name, part in config.catalogs.items():
+        scheme = urlsplit(part.url).scheme
+        if "://" in part.url and scheme not in ("http", "https", "file"):
+            try:
+                get_filesystem_class(scheme)
+            except (ImportError, ValueError) as error:
+                lines.append(f"catalogs.{name}.url: {part.url} cannot be opened: {error}")
     return lines

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from pipelines.catalogs.accounts import clashing_accounts, missing_accounts
+from pipelines.catalogs.accounts import clashing_accounts, missing_accounts, missing_packages
 from pipelines.config import Config, ConfigError
 from pipelines.evaluation.baselines import NAMES
 from pipelines.evaluation.labels import LabelColumns, TaskKind, labelled, pair_years, read_labels
@@ -43,6 +43,8 @@ def check_settings(config: Config, stages: Collection[str]) -> None:
             Faults.parse(config.sandbox.faults)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if lines := missing_packages(config):
+        raise ConfigError(". ".join(lines))
     if {"ingest", "embed"} & set(stages):
         if clash := clashing_accounts(config):
             raise ConfigError(clash)

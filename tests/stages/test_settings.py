@@ -1,5 +1,7 @@
 """What a stage would refuse after hours of work is refused before any: nothing is asked, rendered or written."""
 
+import sys
+
 import geopandas as gpd
 import pandas as pd
 import pytest
@@ -152,6 +154,34 @@ def test_only_the_sources_that_want_an_account_are_told_to_go_and_doctor_says_th
     assert paid in text and nasa in text
     assert doctor.check(config) == 1
     assert {f"FAIL {paid}", f"FAIL {nasa}"} <= set(capsys.readouterr().out.splitlines())
+
+
+def test_a_package_that_a_catalogs_address_needs_is_told_before_anything_is_asked(configured, monkeypatch, capsys):
+    snapshot = "catalogs.snap={kind: geoparquet, url: 's3://bucket/{collection}'}"
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    config = configured(snapshot, "catalogs.odd={kind: geoparquet, url: 'nosuch://x'}")
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    for stages in (ALL, ("plan",)):
+        text = refusal(check_settings, config, stages)
+        assert "catalogs.snap.url: s3://bucket/{collection} cannot be opened: Install s3fs" in text
+        assert "catalogs.odd.url: nosuch://x cannot be opened: " in text
+    assert doctor.check(config) == 1
+    assert "FAIL catalogs.snap.url: s3://bucket/{collection} cannot be opened" in capsys.readouterr().out
+
+
+def test_the_doctor_looks_at_the_address_that_is_used(configured, tmp_path, capsys):
+    (tmp_path / "snap").mkdir()
+    doctor.check(
+        configured(
+            f"catalogs.here={{kind: geoparquet, url: 'file://{tmp_path}/snap/{{collection}}'}}",
+            f"catalogs.gone={{kind: static, url: {tmp_path}/gone}}",
+            "catalogs.far={kind: geoparquet, url: 'memory://x'}",
+            "catalogs.provider={kind: earth_search, url: ''}",
+        )
+    )
+    out = capsys.readouterr().out
+    assert f"ok   catalog here: file://{tmp_path}/snap" in out and f"FAIL catalog gone: {tmp_path}/gone; no such" in out
+    assert "ok   catalog far: memory://x, not asked" in out and "catalog provider: earth-search.aws" in out
 
 
 def test_a_port_of_the_sandbox_that_its_catalog_does_not_have(tmp_path, capsys):
