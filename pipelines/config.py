@@ -334,12 +334,7 @@ class Config(_Part):
     """The whole system's configuration."""
 
     root: str
-    scratch_mb: int = Field(
-        16384,
-        ge=0,
-        description="of a node's local disk (under TMPDIR) at most, for blocks of files that neighbouring reads share; "
-        "never more than half of what is free; 0: none",
-    )
+    scratch_mb: int = Field(16384, ge=0, description="of a node's disk (TMPDIR), for blocks that reads share; 0: none")
     seed: int = Field(0, ge=0, lt=2**32)
     area: Area | None = Field(None, description="default: the region of the synthetic Earth")
     periods: tuple[tuple[str, str], ...] = Field(
@@ -404,10 +399,6 @@ class Config(_Part):
     @property
     def support_periods(self) -> list[Period]:
         return [Period.from_iso(start, end) for start, end in self.periods]
-
-    @property
-    def scratch_bytes(self) -> int:
-        return self.scratch_mb * 2**20
 
     @property
     def sandbox_path(self) -> Path:

@@ -55,6 +55,7 @@ from pipelines.stages.flop import tile_flop
 from pipelines.stages.groups import along_curve, cell_of, reads_of, stretches
 from pipelines.stages.ingest import STATISTICS
 from pipelines.stages.limits import threads_by_source
+from pipelines.stages.memory import MB
 from pipelines.stages.outage import stop_on_outage
 from pipelines.stages.plan import Plan
 from pipelines.stages.precision import warn_of_imitation
@@ -158,7 +159,7 @@ class TileReader:
         key = provenance.identity(task.tile, task.period)
         if is_committed(Storage(config.root), task.tile, task.period, key):
             return b"", provenance, {"skipped": True}
-        keep_blocks(scratch_bytes=config.scratch_bytes)
+        keep_blocks(scratch_bytes=config.scratch_mb * MB)
         sequence, failures = read_sequence(
             scenes,
             window,

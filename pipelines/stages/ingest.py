@@ -38,6 +38,7 @@ from pipelines.stages.estimate import Estimate
 from pipelines.stages.groups import SiteGroup, groups_of, largest_window, reads_of_groups, stretches
 from pipelines.stages.limits import threads_by_source
 from pipelines.stages.memory import (
+    MB,
     block_budget,
     decoded_bytes,
     kept_bytes,
@@ -188,7 +189,7 @@ class GroupReader:
         """The group's sequences, part by part within the memory bound; books what was left out and is amiss."""
         config = self.config
         budget = block_budget(config.ingest.memory_mb)
-        keep_blocks(kept_bytes(config.ingest.memory_mb), config.scratch_bytes if group.shares_blocks else 0)
+        keep_blocks(kept_bytes(config.ingest.memory_mb), config.scratch_mb * MB if group.shares_blocks else 0)
 
         def fits(part: Ordered[Site]) -> bool:
             return not sparse(part) and decoded_bytes(scenes, window_of(part), sources) <= budget

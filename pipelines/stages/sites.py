@@ -129,10 +129,9 @@ def _near_test(candidates: Sequence[tuple[Window, bool]], gap_m: float) -> NDArr
 
 def _widened(window: Window, gap_m: float) -> BaseGeometry:
     """Boxes of longitude and latitude that hold all within a gap of a window, on whatever side of 180 degrees."""
-    boxes = []
+    boxes, gap_deg = [], gap_m / METRES_A_DEGREE
     for part in getattr(footprint := window.footprint(), "geoms", [footprint]):
         west, south, east, north = part.bounds
-        gap_deg = gap_m / METRES_A_DEGREE
         stretch = gap_deg / max(np.cos(np.radians(max(abs(south), abs(north)))), 0.1)
         boxes.append(box(west - stretch, south - gap_deg, east + stretch, north + gap_deg))
     return turned_back(union_all(boxes))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.coregister import keep_blocks
+from pipelines.coregister import empty_node_folder, keep_blocks
 from pipelines.coregister.engines import cog, ranges, scratch
 from pipelines.coregister.engines.blocks import BLOCK_CACHE_BYTES, BlockCache
 from pipelines.coregister.engines.scratch import BlockKey, Scratch, node_scratch
@@ -97,6 +97,32 @@ def test_a_folder_that_another_user_could_write_to_is_not_used(tmp_path, monkeyp
     assert node_scratch(1000) is None and "another user" in caplog.text
     node_scratch.cache_clear()
     assert (Scratch(tmp_path / "own", 1000).folder.stat().st_mode & 0o777) == 0o700
+
+
+def test_only_ones_own_folder_is_emptied(tmp_path, monkeypatch):
+    precious = tmp_path / "elsewhere"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    (tmp_path / "link").symlink_to(precious)
+    for name in ("link", "absent"):
+        monkeypatch.setattr(scratch, "node_folder", lambda name=name: tmp_path / name)
+        empty_node_folder()
+    assert (precious / "thesis.txt").exists()
+    Scratch(tmp_path / "own", 1000).put(key(0), b"x")
+    monkeypatch.setattr(scratch, "node_folder", lambda: tmp_path / "own")
+    empty_node_folder()
+    assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_a_disk_on_which_the_bound_cannot_be_kept_is_used_no_longer(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(scratch.fcntl, "flock", no_locks)
+    kept = Scratch(tmp_path, 1000)
+    for number in range(50):
+        kept.put(key(number), bytes(100))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1000 and len(caplog.messages) == 1
 
 
 def test_memory_hands_over_what_it_has_no_room_for(tmp_path):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -216,10 +217,11 @@ def _pixels(file: _File, crop: Crop) -> NDArray:
             _decode(image, piece, file.head[start:end], out)
             continue
         content = BLOCKS.take(_key(file, piece), piece.px)
-        try:
-            _decode(image, piece, content or b"", out)
-        except CorruptBlock:  # not kept, or damaged on the disk
-            missing.append(piece)
+        if content is not None:
+            with suppress(CorruptBlock):  # damaged on the disk: it is fetched as if it had not been kept
+                _decode(image, piece, content, out)
+                continue
+        missing.append(piece)
     for part in _requests(image, missing):
         first, last = _span(image, part[0])[0], max(_span(image, piece)[1] for piece in part)
         content = file.source.read(first, last)

@@ -6,7 +6,6 @@ neighbours, minutes later or in the process beside it, need the rest: more than 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import itertools
@@ -15,6 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,6 @@ from typing import NamedTuple
 logger = logging.getLogger(__name__)
 
 SWEEP_SHARE = 1 / 32  # of the limit: what a process writes between two looks at the whole
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class BlockKey(NamedTuple):
@@ -38,7 +37,7 @@ def node_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"aef-blocks-{os.getuid()}"
 
 
-@lru_cache(maxsize=1)
+@lru_cache
 def node_scratch(limit_bytes: int) -> Scratch | None:
     """What all processes of this user on this node share; None for no bytes, or where the folder cannot be had."""
     if not limit_bytes:
@@ -52,29 +51,37 @@ def node_scratch(limit_bytes: int) -> Scratch | None:
 
 def empty_node_folder() -> None:
     """Remove what is kept on this node; processes that still read fetch again what they lack."""
-    for path in node_folder().glob("*"):
-        path.unlink(missing_ok=True)
+    folder = node_folder()
+    if _is_ours(folder):
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it is a folder of this user; another could put wrong pixels there, or let it lead elsewhere."""
+    return not folder.is_symlink() and folder.is_dir() and folder.stat().st_uid == os.getuid()
 
 
 class Scratch:
-    """A bounded folder of blocks; safe for threads and processes. What was used longest ago goes first.
+    """A folder of blocks; safe for threads and processes. What was used longest ago goes first.
 
-    A disk that refuses to write costs fetching again, never the job.
+    It exceeds its limit by what every process writes between two looks at the whole, :data:`SWEEP_SHARE` of it. A disk
+    that fails costs fetching again, never the job.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         """Makes the folder.
 
         Raises:
-            OSError: it cannot be made, or it belongs to another user, who could put other pixels there.
+            OSError: it cannot be made, or it is not this user's own.
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        if not _is_ours(folder):
             raise PermissionError(f"{folder} belongs to another user")
         self.folder, self.limit_bytes = folder, limit_bytes
         self._numbers = itertools.count()
         self._unswept_bytes = limit_bytes  # looks at once what others have left
-        self._full = False
+        self._failed = False
 
     def take(self, key: BlockKey) -> bytes | None:
         """A block; None if it is not here."""
@@ -87,24 +94,23 @@ class Scratch:
         return content
 
     def put(self, key: BlockKey, content: bytes) -> None:
-        """Keep a block, if there is room."""
+        """Keep a block, unless it is larger than all or the disk has failed before."""
         path = self._path(key)
-        if self._full or len(content) > self.limit_bytes or path.exists():
+        if self._failed or len(content) > self.limit_bytes or path.exists():
             return
         part = self.folder / f"{os.getpid()}-{next(self._numbers)}.part"
         try:
             part.write_bytes(content)
             part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            if error.errno in NO_ROOM:
-                self._full = True
-                logger.warning("%s: %s; blocks that neighbouring reads share are fetched again", self.folder, error)
-            return
-        self._unswept_bytes += len(content)
-        if self._unswept_bytes > self.limit_bytes * SWEEP_SHARE:
-            self._unswept_bytes = 0
-            self._sweep()
+            self._unswept_bytes += len(content)
+            if self._unswept_bytes > self.limit_bytes * SWEEP_SHARE:
+                self._unswept_bytes = 0
+                self._sweep()
+        except OSError as error:  # also where the folder's bound cannot be kept
+            self._failed = True
+            logger.warning("%s: %s; blocks that neighbouring reads share are fetched again", self.folder, error)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
     def forget(self, address: str) -> None:
         """Remove everything of one address."""
@@ -119,7 +125,7 @@ class Scratch:
         with (self.folder / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 return
             found = sorted(self._files())
             held = sum(size for _, size, _ in found)
