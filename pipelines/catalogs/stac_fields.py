@@ -12,14 +12,13 @@ from typing import Any
 from urllib.parse import urljoin
 
 import numpy as np
-from shapely import box, make_valid, transform, union_all
-from shapely.affinity import translate
+from shapely import make_valid, transform, union_all
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from pipelines.catalogs.base import UnusableItem
 from pipelines.catalogs.credentials import unsigned
-from pipelines.grid import DAY_MS, parse_time_ms
+from pipelines.grid import DAY_MS, parse_time_ms, turned_back
 
 Fields = Mapping[str, Any]
 
@@ -72,8 +71,7 @@ def _cut(part: BaseGeometry) -> BaseGeometry:
     if east - west <= 180:
         return part
     turned = make_valid(transform(part, lambda x, y: (np.where(x < 0, x + 360, x), y), interleaved=False))
-    beyond = translate(turned.intersection(box(180, -90, 360, 90)), xoff=-360)
-    return union_all([turned.intersection(box(0, -90, 180, 90)), beyond])
+    return turned_back(turned)
 
 
 def moment_ms(item: Fields) -> int:
