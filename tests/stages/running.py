@@ -18,6 +18,8 @@ import psutil
 
 PROJECT = Path(__file__).parent.parent.parent
 CONFIG = PROJECT / "configs" / "sandbox_tiny.yaml"
+# The files that Ray's agents of a node are started from.
+AGENTS = ("ray/dashboard/agent.py", "ray/_private/runtime_env/agent/main.py")
 
 
 def free_port() -> int:
@@ -114,18 +116,29 @@ def descendants(pid: int, title: str = "") -> list[psutil.Process]:
 def kill_driver(process: subprocess.Popen) -> None:
     """SIGKILL to the command itself; returns when everything that it had started is gone too."""
     # Ray's own agents notice the death of their head after a minute or more; they write nothing. All others must go.
-    agents, workers = [], []
-    for member in descendants(process.pid):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            (agents if "Agent" in member.name() else workers).append(member)
+    family = descendants(process.pid)
+    agents = [member for member in family if _is_agent(member)]
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    _, left = psutil.wait_procs(workers, timeout=20)
-    alive = [member for member in left if _runs(member)]
+    _, left = psutil.wait_procs([member for member in family if member not in agents], timeout=20)
+    alive = {member: _words(member) for member in left if _runs(member)}
     for member in (*agents, *alive):
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     assert not alive, f"left behind by a killed run: {alive}"
+
+
+def _is_agent(process: psutil.Process) -> bool:
+    """Ray's agents are called after what they are once they have come up; until then after their file."""
+    words = _words(process)
+    return "Agent" in "".join(words[:1]) or any(word.endswith(AGENTS) for word in words)
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """What a process was started with, or calls itself; nothing where it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
 
 
 def _runs(process: psutil.Process) -> bool:
