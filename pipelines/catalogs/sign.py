@@ -54,6 +54,10 @@ class Signer(Protocol):
         """GDAL configuration with which an address is read; may hold credentials, so never log it."""
         ...
 
+    def storage_options(self, href: str) -> dict[str, Any]:
+        """The same for fsspec: the keywords of the file system that reads an address."""
+        ...
+
     def authorization(self, href: str) -> str | None:
         """``Authorization`` header for the host of an address, redirects included; None: send none. Never log it."""
         ...
@@ -69,6 +73,9 @@ class Unsigned:
         """Nothing was remembered."""
 
     def gdal_options(self, href: str) -> dict[str, str]:
+        return {}
+
+    def storage_options(self, href: str) -> dict[str, Any]:
         return {}
 
     def authorization(self, href: str) -> str | None:
@@ -102,13 +109,31 @@ class Buckets(Unsigned):
         if parts.scheme != "s3":
             return {}
         options = {"AWS_S3_ENDPOINT": self.endpoint, "AWS_VIRTUAL_HOSTING": "FALSE"} if self.endpoint else {}
-        if parts.netloc in self.REQUESTER_PAYS | self.PRIVATE:
-            # Another provider's bucket knows no role of AWS's, so a private one needs keys.
-            if not (has_keys() or (parts.netloc in self.REQUESTER_PAYS and has_role())):
-                raise SigningError(f"s3://{parts.netloc} needs an account: {AWS_REMEDY}")
-            payer = {"AWS_REQUEST_PAYER": "requester"} if parts.netloc in self.REQUESTER_PAYS else {}
-            return options | payer
-        return options | {"AWS_NO_SIGN_REQUEST": "YES"}
+        if not self._wants_account(parts.netloc):
+            return options | {"AWS_NO_SIGN_REQUEST": "YES"}
+        return options | ({"AWS_REQUEST_PAYER": "requester"} if parts.netloc in self.REQUESTER_PAYS else {})
+
+    def storage_options(self, href: str) -> dict[str, Any]:
+        """See :class:`Signer`.
+
+        Raises:
+            SigningError: the bucket wants an account and the environment has none.
+        """
+        parts = urlsplit(href)
+        if parts.scheme != "s3":
+            return {}
+        options: dict[str, Any] = {"endpoint_url": f"https://{self.endpoint}"} if self.endpoint else {}
+        if not self._wants_account(parts.netloc):
+            return options | {"anon": True}
+        return options | ({"requester_pays": True} if parts.netloc in self.REQUESTER_PAYS else {})
+
+    def _wants_account(self, bucket: str) -> bool:
+        if bucket not in self.REQUESTER_PAYS | self.PRIVATE:
+            return False
+        # Another provider's bucket knows no role of AWS's, so a private one needs keys.
+        if not (has_keys() or (bucket in self.REQUESTER_PAYS and has_role())):
+            raise SigningError(f"s3://{bucket} needs an account: {AWS_REMEDY}")
+        return True
 
 
 def has_keys() -> bool:

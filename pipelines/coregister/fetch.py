@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -286,6 +286,16 @@ def signed_by(ask: Callable[[str], T], href: str) -> T:
         return ask(href)
     except Exception as error:
         raise AccessRefused(f"{type(error).__name__}: {error}") from error
+
+
+def storage_options(sign: Sign | None, href: str) -> dict[str, Any]:
+    """Keywords of the file system of fsspec that reads an address; none where the signer knows of none.
+
+    Raises:
+        AccessRefused: as :func:`signed_by`.
+    """
+    ask = getattr(sign, "storage_options", None)
+    return signed_by(ask, href) if ask else {}
 
 
 def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception | None]:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,8 +41,7 @@ def read_gravity(
         for asset in scene.assets.values():
             signer = signer_of(sign, scene)
             if _is_file(asset.href):
-                file = partial(_of_file, lon=lon, lat=lat, authorization=getattr(signer, "authorization", None))
-                found = retrying(file, asset.href, signer)
+                found = retrying(partial(_of_file, lon=lon, lat=lat, sign=signer), asset.href, signer)
             else:
                 options = json.dumps(asset.extra.get("open_kwargs") or {}, sort_keys=True)
                 store = partial(_of_store, lon=lon, lat=lat, options=options, sign=signer)
@@ -75,9 +73,9 @@ def _is_file(href: str) -> bool:
     return href.split("?")[0].lower().endswith((".nc", ".nc4"))
 
 
-def _of_file(href: str, lon: float, lat: float, authorization: Any) -> dict[tuple[int, int], float]:
+def _of_file(href: str, lon: float, lat: float, sign: Sign | None) -> dict[tuple[int, int], float]:
     """Thickness by (year, month) at a place, from a NetCDF file."""
-    with open_hdf5(href, authorization) as file:
+    with open_hdf5(href, sign) as file:
         axes = [next((file[name] for name in names if name in file), None) for names in (LATITUDE, LONGITUDE)]
         if VARIABLE not in file or None in axes or TIME not in file:
             raise ValueError(f"{href} lacks {VARIABLE}, {TIME}, latitude or longitude; it has {sorted(file)}")

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from pipelines.coregister.engines import CorruptBlock
 from pipelines.coregister.engines.logs import hide_queries
-from pipelines.coregister.fetch import Failure, Signers, renewed, retrying, signer_of
+from pipelines.coregister.fetch import Failure, Sign, Signers, renewed, retrying, signer_of, storage_options
 from pipelines.coregister.frames import ReadFailure
-from pipelines.coregister.ranged import BLOCK_BYTES, Authorization, RangedFile
+from pipelines.coregister.ranged import BLOCK_BYTES, RangedFile
 from pipelines.grid import WGS84, Period, Window, parse_time_ms, transformer
 from pipelines.patience import Renew
 from pipelines.scenes import Scene
@@ -53,7 +53,7 @@ def read_points(
                 name=asset.href,
                 window=window,
                 source=source,
-                authorization=getattr(signer, "authorization", None),
+                sign=signer,
                 renew=partial(renewed, signer, asset.href) if signer else None,
             )
             found = retrying(read, asset.href, signer)
@@ -78,24 +78,31 @@ def _granule(
     name: str,
     window: Window,
     source: Source,
-    authorization: Authorization | None = None,
+    sign: Sign | None = None,
     renew: Renew | None = None,
 ) -> list[PointSamples]:
     """The good footprints of every beam of a granule, known by a name whatever its signature."""
-    with open_hdf5(href, authorization, renew) as file:
+    with open_hdf5(href, sign, renew) as file:
         beams = [file[key] for key in sorted(file) if key.startswith("BEAM")]
         return [_beam(beam, rows, window, source) for beam in beams if (rows := _rows_near(beam, name, window))]
 
 
 @contextmanager
-def open_hdf5(href: str, authorization: Authorization | None = None, renew: Renew | None = None) -> Iterator[h5py.File]:
-    """An HDF5 file, of whose remote ones only the ranges that are read are fetched."""
+def open_hdf5(href: str, sign: Sign | None = None, renew: Renew | None = None) -> Iterator[h5py.File]:
+    """An HDF5 file, of whose remote ones only the ranges that are read are fetched.
+
+    Args:
+        href: path or address, signed.
+        sign: knows what else its host wants: an ``Authorization`` header, or keywords of its file system.
+        renew: a refused address to a fresh one.
+    """
     if href.startswith(("http://", "https://")):
         hide_queries()
-        with RangedFile(href, authorization, renew) as handle, _hdf5(handle) as file:
+        with RangedFile(href, getattr(sign, "authorization", None), renew) as handle, _hdf5(handle) as file:
             yield file
     elif "://" in href:
-        with fsspec.open(href, "rb", block_size=BLOCK_BYTES) as handle, _hdf5(handle) as file:
+        files, path = fsspec.core.url_to_fs(href, **storage_options(sign, href))
+        with files.open(path, "rb", block_size=BLOCK_BYTES) as handle, _hdf5(handle) as file:
             yield file
     else:
         with _hdf5(href) as file:

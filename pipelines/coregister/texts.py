@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from shapely import STRtree, box, total_bounds
 from shapely.geometry.base import BaseGeometry
 
 from pipelines.coregister.engines import CorruptBlock
-from pipelines.coregister.fetch import Failure, Sign, Signers, retrying, signer_of
+from pipelines.coregister.fetch import Failure, Sign, Signers, retrying, signer_of, storage_options
 from pipelines.coregister.frames import ReadFailure
 from pipelines.grid import WGS84, Period, Window, reproject
 from pipelines.polygons import in_wgs84, read_features
@@ -103,7 +103,7 @@ def texts_within(
     tree = STRtree(places)
 
     def read(signed: str) -> gpd.GeoDataFrame:
-        copy = _copies.of(href, signed)
+        copy = _copies.of(href, signed, storage_options(sign, href))
         try:
             parts = [part for part in _parts(copy, href, tree, list(columns)) if len(part)]
         except pa.ArrowInvalid as error:
@@ -195,10 +195,10 @@ class _Copies:
         self._lock = threading.Lock()
         self._swept = False
 
-    def of(self, href: str, signed: str) -> str:
+    def of(self, href: str, signed: str, options: Mapping[str, Any]) -> str:
         """Path of a file: its own, or its copy's."""
-        options = {"client_kwargs": {"timeout": _TIMEOUT}} if signed.startswith(("http://", "https://")) else {}
-        files, path = fsspec.core.url_to_fs(signed, **options)
+        patience = {"client_kwargs": {"timeout": _TIMEOUT}} if signed.startswith(("http://", "https://")) else {}
+        files, path = fsspec.core.url_to_fs(signed, **patience, **options)
         if isinstance(files, LocalFileSystem):
             return path
         with self._lock:

@@ -14,7 +14,16 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from pipelines.coregister.fetch import ATTEMPTS, BACKOFF_S, FailureKind, Sign, classify, renewed, signed_by
+from pipelines.coregister.fetch import (
+    ATTEMPTS,
+    BACKOFF_S,
+    FailureKind,
+    Sign,
+    classify,
+    renewed,
+    signed_by,
+    storage_options,
+)
 from pipelines.patience import wait_s
 
 
@@ -94,9 +103,9 @@ def open_store(href: str, options: str, sign: Sign | None = None) -> xr.Dataset:
             consolidated metadata did not come.
     """
     settings: dict[str, Any] = json.loads(options)
-    storage_options = settings.pop("storage_options", None)
+    given = {**storage_options(sign, href), **(settings.pop("storage_options", None) or {})}
     store = (
-        FsspecStore.from_url(href, storage_options=storage_options, read_only=True)
+        FsspecStore.from_url(href, storage_options=given, read_only=True)
         if "://" in href
         else LocalStore(href, read_only=True)
     )
