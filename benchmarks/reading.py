@@ -1,7 +1,7 @@
 """Reading archives and shards: what it costs here beside other readers, measured in the same run.
 
     python -m benchmarks.reading                    # the whole table: 2048 px windows, 10980 px files, 4 x 4 windows
-    python -m benchmarks.reading --small            # the same in half a minute, to see that it works
+    python -m benchmarks.reading --small            # the same in a minute or two, to see that it works
     python -m benchmarks.reading --only read area   # some parts
 
 Builds a granule of uint16 (1024 px blocks, deflate, predictor 2), serves it under many addresses with 40 ms delay, and
@@ -265,19 +265,19 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         if {"read", "area", "dense"} & set(parts):
-            side, size, across = (4096, 1024, 2) if options.small else (10980, 2048, 4)
+            side, size, across, share = (4096, 1024, 2, 32) if options.small else (10980, 2048, 4, 8)
             path = build_granule(Path(folder), side)
             ratio = side * side * 2 / path.stat().st_size
             print(f"granule of {side} px, compressed {ratio:.2f} to 1")
             with serving(Path(folder), options.delay) as url:
                 needed = size * size * 2 * 8 * len(BANDS) / ratio
                 for part, col in (("read", side - size - 100), ("area", 700)):
-                    work = Work(url, side, size, 511, col, 8, across, options.threads, 8)
+                    work = Work(url, side, size, 511, col, 8, across, options.threads, share)
                     if part in parts:
                         rows += part_read(work, needed, area=part == "area", repeats=options.repeats)
                 if "dense" in parts:
                     small = size // 4
-                    work = Work(url, side, small, 511, 700, 8, 4 * across, options.threads, 8)
+                    work = Work(url, side, small, 511, 700, 8, 4 * across, options.threads, share)
                     rows += part_dense(work, needed / 16)
         if "warp" in parts:
             rows += part_warp(512 if options.small else 2048, options.repeats)

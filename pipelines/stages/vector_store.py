@@ -23,12 +23,13 @@ class VectorStore:
     def __init__(self, storage: Storage, folder: str) -> None:
         self.storage, self.folder = storage, folder
 
-    def keys(self) -> set[str]:
-        """All that have a vector."""
+    def known(self, keys: Iterable[str]) -> set[str]:
+        """Those of some keys that have a vector."""
+        wanted = set(keys)
         found: set[str] = set()
         for path in self._parts():
             with self.storage.open(path) as file:
-                found.update(pq.read_table(file, columns=["key"])["key"].to_pylist())
+                found.update(wanted.intersection(pq.read_table(file, columns=["key"])["key"].to_pylist()))
         return found
 
     def add(self, keys: Sequence[str], vectors: NDArray[np.float32]) -> None:

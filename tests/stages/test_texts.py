@@ -7,7 +7,7 @@ from pipelines.coregister.texts import read_texts
 from pipelines.grid import WGS84, Period, Site, Window
 from pipelines.scenes import Asset, Scene
 from pipelines.sources import source
-from pipelines.stages.texts import texts_of_sites
+from pipelines.stages.texts import in_heaps, texts_of_sites
 
 YEARS = [Period.calendar_year(2020), Period.calendar_year(2022)]
 PLACES = [Window(32631, 400_000 + 10_000 * k, 5_600_000, 64, 64) for k in range(2)]
@@ -39,7 +39,7 @@ def test_what_lies_at_no_site_or_holds_in_no_period_is_not_encoded(tmp_path):
         ],
     )
     gone = scene_of(tmp_path / "gone.parquet")
-    found = texts_of_sites([known, gone], SITES, YEARS)
+    (found,) = texts_of_sites([known, gone], SITES, YEARS)
     assert sorted(found) == ["at the first", "at the second"]
 
 
@@ -55,4 +55,19 @@ def test_every_text_that_a_site_holds_is_encoded_to_its_outermost_pixels(tmp_pat
         block = Window(window.epsg, window.left_m - 20_000, window.top_m + 20_000, 4096, 4096)
         held, failures = read_texts([scene], block, year, source("text"))
         assert failures == [] and held is not None and len(held.text) == 4
-        assert sorted(texts_of_sites([scene], [Site.at(window, "train")], [year])) == sorted(held.text)
+        (found,) = texts_of_sites([scene], [Site.at(window, "train")], [year])
+        assert sorted(found) == sorted(held.text)
+
+
+def test_texts_are_encoded_in_heaps_of_whole_files_and_not_all_at_once():
+    asked = []
+
+    def files():
+        for texts in (["a", "b"], [], ["c"], ["d", "e", "f", "g"], ["h"]):
+            asked.append(texts)
+            yield texts
+
+    heaps = in_heaps(files(), 3)
+    assert next(heaps) == ["a", "b", "c"]
+    assert len(asked) == 3  # what comes after is not read yet
+    assert list(heaps) == [["d", "e", "f", "g"], ["h"]]
