@@ -1,6 +1,8 @@
 """An archive that does not answer leaves work for the next run; a broken file does not hold it up."""
 
+import argparse
 import json
+import re
 
 import pytest
 
@@ -9,10 +11,12 @@ from pipelines.coregister.fetch import FailureKind
 from pipelines.grid import Site, Tile
 from pipelines.scenes import Scene
 from pipelines.stages import embed, ingest
+from pipelines.stages.commands import status
 from pipelines.stages.embed import Recipe, TileReader, TileTask
 from pipelines.stages.groups import SiteGroup
 from pipelines.stages.ingest import GroupReader
 from pipelines.stages.outage import OutageError, stop_on_outage
+from pipelines.stages.session import StageResult, write_summary
 from pipelines.storage import Storage
 from tests.coregister.files import LEFT, TOP, noise, scene_of, window, write_raster
 from tests.stages.running import free_port
@@ -123,3 +127,28 @@ def test_work_of_which_one_scene_was_not_answered_is_failed_and_done_by_the_next
 def test_a_broken_file_is_recorded_and_the_work_goes_on(read, what):
     figures, made = read(what, broken=("a",))
     assert [failure["scene_id"] for failure in figures["failures"]] == ["a"] and made
+
+
+def test_status_tells_failed_by_reason_and_then_done(read, tmp_path, monkeypatch, capsys):
+    settings = config(tmp_path / "root")
+    storage = Storage(settings.root)
+    counts = {"scenes": {"sentinel2": 2}, "sites": {"train": 1}, "sequences": 1, "tiles": 0}
+    storage.write_json("plan/plan.json", {"counts": counts})
+    monkeypatch.setattr(ingest, "planned_sites", lambda _: [SITE])
+    monkeypatch.setattr(ingest, "groups_of", lambda *_: [GROUP])
+    nobody = f"http://127.0.0.1:{free_port()}/a.tif"
+
+    def told(**answers):
+        figures, _ = read("group", **answers)
+        result = ingest._book(settings, storage, StageResult("ingest", "sequences", planned=1), [figures])
+        write_summary(storage, result)
+        status(settings, argparse.Namespace())
+        return capsys.readouterr().out
+
+    before = told(sign=lambda href: nobody if "/a_" in href else href)
+    assert "ingest: 0 of 1 planned sequences done, 1 left" in before
+    reason = r"1 x sentinel2: 1 scene not read, the first \(transient\) .*the next run tries again"
+    assert re.search(rf"last ingest: .* written 0, skipped 0, failed 1; {reason}$", before, re.MULTILINE), before
+    after = told()
+    assert "ingest: 1 of 1 planned sequences done, 0 left" in after
+    assert re.search(r"last ingest: .* written 1, skipped 0, failed 0$", after, re.MULTILINE), after
