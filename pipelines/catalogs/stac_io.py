@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from pystac import Link
 from pystac_client.stac_api_io import StacApiIO
 
 from pipelines.catalogs.base import CatalogError
 from pipelines.patience import gate, wait_s
 
 TOO_LARGE = (502, 504)  # what gateways answer when a page took too long or grew too big
+EMPTY_PAGES = 100  # in a row; some servers filter after they have cut their pages
 _BROKEN = (
     requests.ConnectionError,
     requests.Timeout,
@@ -106,6 +108,28 @@ class PatientIO(StacApiIO):
                 break
             time.sleep(wait_s(attempt, answer_headers, text))
         raise CatalogError(self._message(method, href, parameters, f"{said}, {tried} times"))
+
+    def get_pages(
+        self, url: str, method: str | None = None, parameters: dict[str, Any] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Pages of items one after the other, until one names no next; pystac-client's ends where one is empty.
+
+        Raises:
+            ValueError: an answer that is no page of items, or too many empty ones in a row.
+        """
+        link: str | Link | None = url
+        empty = 0
+        while link is not None:
+            page = self.read_json(link, method=method, parameters=parameters)
+            if not isinstance(page.get("features"), list):
+                raise ValueError("an answer has no list of features")
+            empty = 0 if page["features"] else empty + 1
+            if empty > EMPTY_PAGES:
+                raise ValueError(f"{empty} empty pages in a row")
+            if page["features"]:
+                yield page
+            following = next((found for found in page.get("links", []) if found["rel"] == "next"), None)
+            link, method = Link.from_dict(following) if following else None, None
 
     def _message(self, method: str, href: str, parameters: dict[str, Any] | None, said: str) -> str:
         query = json.dumps({k: v for k, v in (parameters or {}).items() if v is not None})

@@ -5,6 +5,7 @@ Nothing that fails turns into nodata: a request comes back with pixels or with a
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from numpy.typing import NDArray
 
@@ -44,14 +46,14 @@ class FailureKind(StrEnum):
 
 # The file's own: another run would find the same. All other kinds are of the moment or of the user's access.
 PERMANENT = frozenset({FailureKind.MISSING, FailureKind.CORRUPT, FailureKind.MISDESCRIBED, FailureKind.UNUSABLE})
-# Attempts that may end in one class, those that an engine made of one request counted. A missing file is tried twice:
+# Attempts that may end in one class, those that an engine made of one request counted. A missing file is tried again:
 # object stores answer 404 for a moment under load. Classes are counted apart: a first 404 after a 503 is a first one.
 ATTEMPTS = {
     FailureKind.THROTTLED: 5,
     FailureKind.EXPIRED: 3,
     FailureKind.REFUSED: 1,  # signers are patient themselves
     FailureKind.TRANSIENT: 5,
-    FailureKind.MISSING: 2,
+    FailureKind.MISSING: 3,
     FailureKind.CORRUPT: 3,
     FailureKind.MISDESCRIBED: 2,
     FailureKind.UNUSABLE: 1,
@@ -194,7 +196,10 @@ def classify(error: BaseException) -> FailureKind:
 
 def local_path(href: str) -> str:
     """A ``file://`` address as a path; anything else unchanged."""
-    return href.removeprefix("file://") if href.startswith("file://") else href
+    if not href.startswith("file://"):
+        return href
+    path = href.removeprefix("file://")
+    return path if os.path.exists(path) else unquote(path)
 
 
 def signer_of(signers: Signers, scene: Scene) -> Sign | None:
@@ -312,6 +317,10 @@ def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception
                 request.header = read_header(signed, settings, again=again)
             header = request.header
             found = extent(header.grid, request.window)
+            if found is None and not request.tried[FailureKind.MISDESCRIBED]:
+                # The scene is said to lie here and its grid is not: the file knows.
+                request.header = header = read_header(signed, settings, again=again)
+                found = extent(header.grid, request.window)
             if found is None:
                 return None
             return Crop(

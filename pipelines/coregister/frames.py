@@ -269,7 +269,7 @@ def to_dtype(layer: NDArray, file_nodata: float, source: Source, asset: Asset) -
         if not whole or measured.min() < limits.min or measured.max() > limits.max:
             raise ValueError(
                 f"{asset.href} holds {layer.dtype} numbers from {measured.min()} to {measured.max()}, which source "
-                f"{source.name} ({target}) cannot hold; give the source another dtype"
+                f"{source.name} ({target}) cannot hold; is it the right asset?"
             )
     out = np.where(missing, layer.dtype.type(0), layer).astype(target)
     out[missing] = target.type(source.nodata)

@@ -1,6 +1,14 @@
 """What a tile is on storage: codes, COG, Zarr, STAC, index, receipt, and the commit that ties them."""
 
-from pipelines.products.commit import any_committed, commit_tile, committed_tiles, is_committed, verify_tile
+from pipelines.products.commit import (
+    any_committed,
+    commit_tile,
+    committed_tiles,
+    is_committed,
+    lacks_inputs,
+    uncommit,
+    verify_tile,
+)
 from pipelines.products.identity import code_digest, identity
 from pipelines.products.index import read_index, rebuild_index
 from pipelines.products.quantise import NODATA, dequantize, quantize
@@ -28,6 +36,7 @@ __all__ = [
     "ensure_zone",
     "identity",
     "is_committed",
+    "lacks_inputs",
     "pca_rgb",
     "quantize",
     "read_index",
@@ -35,6 +44,7 @@ __all__ = [
     "read_receipt",
     "rebuild_index",
     "sample_points",
+    "uncommit",
     "verify_tile",
     "write_model",
 ]

@@ -113,6 +113,17 @@ def is_committed(storage: Storage, tile: Tile, period: Period, identity: str) ->
     return receipt is not None and receipt["identity"] == identity
 
 
+def lacks_inputs(storage: Storage, tile: Tile, period: Period) -> bool:
+    """Whether a committed tile was made without some scene that could not be read."""
+    receipt = read_receipt(storage, tile.tile_id, period.label)
+    return receipt is not None and bool(receipt["run"]["failed_inputs"])
+
+
+def uncommit(storage: Storage, tile: Tile, period: Period) -> None:
+    """Take a tile's receipt away: it will be made again."""
+    storage.delete(receipt_path(tile.tile_id, period.label))
+
+
 def committed_tiles(storage: Storage, period_label: str = "") -> list[dict[str, Any]]:
     """The receipts of all committed tiles, or of one period's, sorted by path."""
     with ThreadPoolExecutor(READ_THREADS) as pool:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from pipelines.config import Config, ConfigError
+from pipelines.products import any_committed
 from pipelines.stages import checkpoint, embed, evaluate, ingest, plan, train
 from pipelines.stages.earth import build_earth, check_served, describe_earth, live_catalog, served_catalog
 from pipelines.stages.estimate import Estimate
@@ -182,8 +183,10 @@ def status(config: Config, options: argparse.Namespace) -> int:
 
 
 def verify(config: Config, options: argparse.Namespace) -> int:
-    """Compare every committed tile with its receipt; 1 when one differs."""
-    problems = embed.verify(config)
+    """Compare shards with their manifest and committed tiles with their receipts; 1 when one differs."""
+    problems = ingest.verify(config)
+    if not Storage(config.root).exists(ingest.CURRENT) or any_committed(Storage(config.root)):
+        problems += embed.verify(config)
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problems")

@@ -38,7 +38,9 @@ from pipelines.products import (
     committed_tiles,
     ensure_zone,
     is_committed,
+    lacks_inputs,
     rebuild_index,
+    uncommit,
     verify_tile,
     write_model,
 )
@@ -157,8 +159,11 @@ class TileReader:
         scenes = {name: planned[name] for name in self.recipe.sources if name in planned}
         provenance = self.recipe.provenance(config, scenes)
         key = provenance.identity(task.tile, task.period)
-        if is_committed(Storage(config.root), task.tile, task.period, key):
-            return b"", provenance, {"skipped": True}
+        storage = Storage(config.root)
+        if is_committed(storage, task.tile, task.period, key):
+            if not (config.embed.retry_unread and lacks_inputs(storage, task.tile, task.period)):
+                return b"", provenance, {"skipped": True}
+            uncommit(storage, task.tile, task.period)
         keep_blocks(scratch_bytes=config.scratch_mb * MB)
         sequence, failures = read_sequence(
             scenes,

@@ -31,7 +31,7 @@ from pipelines.grid import Site
 from pipelines.products.identity import code_digest, identity
 from pipelines.scenes import Scene
 from pipelines.sequence import Sequence
-from pipelines.shards import ShardInfo, open_shards, update_manifest, write_shard
+from pipelines.shards import ShardInfo, open_shards, update_manifest, verify_shards, write_shard
 from pipelines.sources import Source
 from pipelines.stages import estimate
 from pipelines.stages.estimate import Estimate
@@ -73,6 +73,7 @@ FAILURES = "reports/ingest_failures.json"
 DOUBTS = "reports/ingest_doubts.json"
 """Every scene that was used although its pixels look wrong, with the reason and in how many groups."""
 NAMED = 3  # scenes that ``aef status`` names of each kind
+RETRY = "once they are there, `aef ingest --set ingest.retry_unread=true` reads again what was committed without them"
 STATISTICS = "shards/statistics.json"
 CURRENT = "shards/current.json"
 
@@ -158,7 +159,9 @@ class GroupReader:
         prefix = f"{SHARDS}/{group.sites[0].split}/{group.group_id}-{digest}"
         if storage.exists(f"{prefix}.json"):
             outcome = storage.read_json(f"{prefix}.json")
-            if all(storage.exists(shard["path"]) for shard in outcome["shards"]):
+            if config.ingest.retry_unread and outcome["failures"]:
+                storage.delete(f"{prefix}.json")  # its shards are about to be replaced
+            elif all(storage.exists(shard["path"]) for shard in outcome["shards"]):
                 return {**outcome, "skipped": True}
         sources = {name: config.source(name) for name in config.sources}
         books = Books()
@@ -259,6 +262,8 @@ def run(config: Config) -> StageResult:
         log.warning("%s", too_large)
     groups = groups_of(sites, config.support_periods, config.ingest.block_px)
     result = StageResult("ingest", "sequences", planned=sum(len(group.sites) for group in groups))
+    if config.ingest.retry_unread and storage.exists(CURRENT):
+        storage.delete(CURRENT)  # nobody may train on shards while some are replaced
     progress = Progress("ingest", "sequences")
     outcomes = []
     with ray_session(config):
@@ -314,7 +319,7 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
     if result.failed:
         return result
     if not current:
-        raise ConfigError("area: no sequence has any input in any period; check area, periods and sources")
+        raise _nothing_to_ingest(storage, failures)
     current.sort()
     entry = {"shards": [shard.path for shard in current]}
     # CURRENT comes last: where it is and names these shards, manifest and statistics are theirs.
@@ -340,6 +345,16 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
     return result
 
 
+def _nothing_to_ingest(storage: Storage, failures: list[dict[str, Any]]) -> ConfigError:
+    if not failures:
+        return ConfigError("area: no sequence has any input in any period; check area, periods and sources")
+    first = failures[0]
+    return ConfigError(
+        f"root: no sequence has any input: {len(failures)} scenes could not be read, the first of {first['source']} "
+        f"({first['kind']}) by {first['reason']}; all are named in {storage.uri(FAILURES)}: {RETRY}"
+    )
+
+
 def _warn_of_doubts(storage: Storage, doubts: Iterable[dict[str, str]]) -> int:
     """Writes the scenes that look wrong, each once, and warns of them by name; returns how many they are."""
     scenes: dict[tuple[str, str], dict[str, Any]] = {}
@@ -362,10 +377,26 @@ def current_shards(config: Config, split: str) -> list[str]:
     storage = Storage(config.root)
     if not storage.exists(CURRENT):
         raise ConfigError(f"root: no complete shard set under {config.root}; run `aef ingest` first")
+    return [path for path in _complete_set(storage) if path.startswith(f"{SHARDS}/{split}/")]
+
+
+def _complete_set(storage: Storage) -> list[str]:
     current = storage.read_json(CURRENT)
     if not isinstance(current, dict) or "shards" not in current:
         raise ConfigError(f"root: {storage.uri(CURRENT)} is damaged; delete it and run `aef ingest`: shards are kept")
-    return [path for path in current["shards"] if path.startswith(f"{SHARDS}/{split}/")]
+    paths: list[str] = current["shards"]
+    return paths
+
+
+def verify(config: Config) -> list[str]:
+    """What is wrong with the shards of the last complete ingest; empty when nothing is, or there was none."""
+    storage = Storage(config.root)
+    if not storage.exists(CURRENT):
+        return []
+    own = set(_complete_set(storage))
+    problems = [problem for problem in verify_shards(storage, SHARDS) if problem.partition(": ")[0] in own]
+    print(f"{len(own)} shards checked")
+    return [f"{problem}; delete it and run `aef ingest`" for problem in problems]
 
 
 def _groups_on_storage(storage: Storage, groups: Iterable[SiteGroup]) -> dict[str, dict[str, Any]]:
@@ -421,4 +452,6 @@ def status_line(config: Config) -> str:
         others = len(replaced[source, kind])
         instead = f"; {others} of them replaced by others of their acquisition" if others else ""
         lines.append(f"ingest: {len(scenes)} scenes of {source} not read, {kind}: {first}{more}{instead}")
+    if unread:
+        lines.append(f"ingest: {RETRY}")
     return "\n".join(lines)

@@ -224,7 +224,7 @@ def _survey(config: Config, result: StageResult, storage: Storage | None, identi
     if storage is not None:
         storage.write_json(REFUSED, {reason: list(items) for reason, items in sorted(named.items())})
     counts = usable.counts
-    _require_scenes(config, counts)
+    _require_scenes(config, counts, refused.counts)
     sites, tiles, refused_sites = lay_out(config, texts)
     result.written, result.skipped = counts.total(), refused.counts.total()
     result.planned = result.written + result.skipped
@@ -278,19 +278,27 @@ def describe_without_catalogs(config: Config) -> None:
     _print_layout(config, sites, tiles)
 
 
-def _require_scenes(config: Config, counts: Counter[str]) -> None:
+def _require_scenes(config: Config, counts: Counter[str], refused: Counter[str]) -> None:
     where = f"area {tuple(round(v, 3) for v in area_of(config).bounds)}, periods {[list(p) for p in config.periods]}"
     if not counts:
         urls = ", ".join(sorted({config.catalogs[part.catalog].url for part in config.sources.values()}))
-        raise ConfigError(f"area: no scene of any source in {where} at {urls}; check area, periods and collections")
+        raise ConfigError(
+            f"area: no scene of any source in {where} at {urls}{_told(refused)}; check area, periods and collections"
+        )
     for name, part in config.sources.items():
         if not counts[name] and part.required:
             raise ConfigError(
                 f"sources.{name}: no scene in collections {list(part.collections)} of catalog {part.catalog} for "
-                f"{where}; mend the collections or set sources.{name}.required: false"
+                f"{where}{_told(refused, f'{name}:')}; mend the collections or set sources.{name}.required: false"
             )
         if not counts[name]:
             log.warning("source %s has no scene here and is left out (required: false)", name)
+
+
+def _told(refused: Counter[str], start: str = "") -> str:
+    """What was found and refused, its commonest three reasons (of those that start like this)."""
+    reasons = [f"{count} x {reason}" for reason, count in refused.most_common() if reason.startswith(start)]
+    return f" (refused: {'; '.join(reasons[:3])})" if reasons else ""
 
 
 def _print_layout(config: Config, sites: list[Site], tiles: list[Tile]) -> None:

@@ -90,12 +90,36 @@ def test_an_odd_item_is_counted_and_the_others_are_found(odd):
     assert len(found.scenes) + found.refused.total() == 2
 
 
-def test_an_answer_without_items_names_the_query():
+@pytest.mark.parametrize("answer", [{"features": 5}, {"features": None}, {}])
+def test_an_answer_without_items_names_the_query(answer):
     with (
-        api(lambda n, base: (200, {"features": 5})) as (url, _),
-        pytest.raises(CatalogError, match="catalog odd: search of"),
+        api(lambda n, base: (200, answer)) as (url, _),
+        pytest.raises(CatalogError, match=r"catalog odd: search of .* no list of features"),
     ):
         found_at(url)
+
+
+def test_pages_without_items_do_not_end_a_search_that_goes_on():
+    """Some servers filter after they have cut their pages."""
+
+    def answers(n, base):
+        more = {"links": [{"rel": "next", "href": f"{base}/search?page={n + 1}"}]}
+        return 200, {"features": [ITEM] if n == 3 else [], **(more if n < 4 else {})}
+
+    with api(answers) as (url, asked):
+        assert [scene.scene_id for scene in found_at(url).scenes] == ["sound"]
+        assert len(asked) == 5
+
+
+def test_pages_without_items_that_never_end_are_an_error(monkeypatch):
+    monkeypatch.setattr("pipelines.catalogs.stac_io.EMPTY_PAGES", 5)
+    link = {"rel": "next"}
+    with (
+        api(lambda n, base: (200, {"features": [], "links": [{**link, "href": f"{base}/search?{n}"}]})) as (url, asked),
+        pytest.raises(CatalogError, match=r"catalog odd: search of .* failed: .*6 empty pages in a row"),
+    ):
+        found_at(url)
+    assert len(asked) == 6
 
 
 @pytest.mark.parametrize("answer", [{"numberMatched": 12}, {"numberMatched": "12"}, {"context": {"matched": 12}}])

@@ -94,7 +94,7 @@ def test_not_found_after_other_failures_is_no_missing_file_yet(raster, tmp_path,
     fetch([request], Failing(*statuses), threads=1, backoff_s=0.01)
     assert request.failure is None and request.pixels is not None and request.attempts == len(statuses)
     lost = request_of(raster, str(tmp_path))
-    fetch([lost], Failing(*statuses, 404), threads=1, backoff_s=0.01)
+    fetch([lost], Failing(*statuses, 404, 404), threads=1, backoff_s=0.01)
     assert lost.failure is not None and lost.failure.kind is FailureKind.MISSING
 
 
@@ -139,6 +139,35 @@ def test_a_wrong_description_is_corrected_by_the_file(raster, tmp_path):
     fetch([wrong, right], engine("stackstac"), threads=1)
     assert wrong.origin == right.origin
     np.testing.assert_array_equal(wrong.pixels, right.pixels)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("fields", [{"epsg": EPSG + 1}, {"transform": (10, 0, LEFT + 90_000, 0, -10, TOP)}])
+def test_a_scene_whose_stated_grid_lies_elsewhere_is_where_its_file_says(raster, tmp_path, name, fields):
+    """Its footprint touches the window, or nobody would ask for it."""
+    wrong, right = request_of(raster, str(tmp_path), **fields), request_of(raster, str(tmp_path))
+    fetch([wrong, right], engine(name), threads=1)
+    assert wrong.failure is None and wrong.origin == right.origin
+    np.testing.assert_array_equal(wrong.pixels, right.pixels)
+
+
+def test_a_file_that_lies_beside_the_window_has_no_pixels_there_and_is_opened_once_at_most(raster, tmp_path):
+    with serve(tmp_path) as server:
+        aside = Request(asset_of(raster, described=True), window(5000, 0, 16, 16), "uint16", 0)
+        aside.asset = replace(aside.asset, href=f"{server.url}/a.tif")
+        fetch([aside], engine("cog"), threads=1)
+        assert aside.failure is None and aside.pixels is None
+        assert len(server.requests) <= 2, server.requests
+
+
+def test_an_address_of_a_file_may_be_escaped(raster, tmp_path):
+    folder = tmp_path / "a b%20c"
+    folder.mkdir()
+    shutil.copy(raster, folder / "a.tif")
+    for address in (folder.as_uri(), f"file://{folder}"):
+        request = request_of(raster, address)
+        fetch([request], engine("rasterio"), threads=1)
+        assert request.failure is None and request.pixels is not None
 
 
 def test_a_small_file_takes_few_requests(raster, tmp_path):

@@ -317,7 +317,7 @@ def test_a_copy_that_cannot_be_read_is_fetched_again(tmp_path, monkeypatch):
         (429, 5, "throttled"),
         (503, 5, "throttled"),
         (403, 3, "expired"),
-        (404, 2, "missing"),
+        (404, 3, "missing"),
         ("truncate", 5, "transient"),
     ],
 )

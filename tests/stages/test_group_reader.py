@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
+from pipelines.config import ConfigError
 from pipelines.grid import Site
 from pipelines.stages import ingest
 from pipelines.stages.groups import SiteGroup
@@ -72,6 +73,54 @@ def test_a_committed_group_is_not_read_again(process, monkeypatch):
     storage = Storage(settings.root)
     storage.delete(first["shards"][0]["path"])
     assert "read again" in process(*scenes)[1]["error"]
+
+
+def test_a_group_that_lacks_a_scene_is_read_again_where_that_is_asked_for(tmp_path, process):
+    scenes = ("a", 200, 0.0), ("b", 300, 0.0)
+    settings, whole = process(*scenes)
+    storage = Storage(settings.root)
+    content = [storage.read_bytes(shard["path"]) for shard in whole["shards"]]
+    (commit,) = storage.list("shards", ".json")
+    away = tmp_path / "b_red.tif"
+    for path in [commit, *(shard["path"] for shard in whole["shards"])]:
+        storage.delete(path)
+
+    def booked(figures):
+        ingest._book(settings, storage, StageResult("ingest", "sequences", planned=1), [figures])
+        return ingest.status_line(settings)
+
+    def read(retry):
+        again = config(tmp_path / "root", ingest={"text_encoder": None, "retry_unread": retry})
+        return GroupReader(again, planned, None).outcome(GROUP)
+
+    planned = Planned(tmp_path, scenes)
+    away.rename(tmp_path / "elsewhere")
+    lacking = read(False)
+    assert [failure["scene_id"] for failure in lacking["failures"]] == ["b"] and lacking["shards"]
+    assert read(False)["skipped"] and not read(True)["skipped"]  # it is still away
+    (tmp_path / "elsewhere").rename(away)
+    assert read(False)["skipped"]
+    mended = read(True)
+    assert mended["failures"] == [] and not mended["skipped"]
+    assert [storage.read_bytes(shard["path"]) for shard in mended["shards"]] == content
+    assert read(True)["skipped"]  # nothing is lacking any more
+
+
+def test_an_ingest_of_which_no_file_is_there_says_so(tmp_path, process):
+    settings, _ = process(("a", 200, 0.0))
+    lost = {"source": "sentinel2", "scene_id": "a", "kind": "missing", "reason": "no such file", "fallback": ""}
+    outcome = {
+        "sites": 1,
+        "shards": [],
+        "empty": ["s"],
+        "water": [],
+        "failures": [lost],
+        "doubts": [],
+        "skipped": False,
+    }
+    told = r"root: no sequence has any input: 1 scenes .* sentinel2 \(missing\) by no such file; .*retry_unread=true"
+    with pytest.raises(ConfigError, match=told):
+        ingest._book(settings, Storage(settings.root), StageResult("ingest", "sequences", planned=1), [outcome])
 
 
 def test_scenes_that_contradict_their_offset_are_named_in_the_report(process, caplog):

@@ -4,11 +4,13 @@ import argparse
 import json
 import re
 
+import numpy as np
 import pytest
 
 from pipelines.coregister import ReadFailure
 from pipelines.coregister.fetch import FailureKind
 from pipelines.grid import Site, Tile
+from pipelines.products import Cost, TileProduct, commit_tile
 from pipelines.scenes import Scene
 from pipelines.stages import embed, ingest
 from pipelines.stages.commands import status
@@ -127,6 +129,30 @@ def test_work_of_which_one_scene_was_not_answered_is_failed_and_done_by_the_next
 def test_a_broken_file_is_recorded_and_the_work_goes_on(read, what):
     figures, made = read(what, broken=("a",))
     assert [failure["scene_id"] for failure in figures["failures"]] == ["a"] and made
+
+
+def test_a_tile_that_lacks_a_scene_is_read_again_where_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "signers", lambda _: None)
+    away = tmp_path / "a_red.tif"
+    plan = Planned(tmp_path, ())
+    away.rename(tmp_path / "elsewhere")
+    storage = Storage(str(tmp_path / "root"))
+    recipe = Recipe({"sentinel2": SOURCES["sentinel2"]}, "m", "d", "c")
+
+    def read(retry):
+        settings = config(tmp_path / "root", embed={"margin_px": 0, "zarr": False, "retry_unread": retry})
+        window, made_from, facts = TileReader(settings, plan, recipe).read(TILE)
+        if window:
+            failed = {failure["scene_id"]: failure["reason"] for failure in facts["failures"]}
+            vectors = np.tile(np.eye(64, dtype=np.float32)[0], (*TILE.tile.window.shape, 1))
+            product = TileProduct.from_vectors(TILE.tile, TILE.period, vectors, {})
+            commit_tile(storage, product, made_from, Cost(failed_inputs=failed), zarr=False)
+            return sorted(failed)
+        return "skipped"
+
+    assert [read(False), read(False), read(True)] == [["a"], "skipped", ["a"]]
+    (tmp_path / "elsewhere").rename(away)
+    assert [read(False), read(True), read(True)] == ["skipped", [], "skipped"]
 
 
 def test_status_tells_failed_by_reason_and_then_done(read, tmp_path, monkeypatch, capsys):

@@ -121,6 +121,25 @@ def test_a_dry_run_of_what_is_done_asks_for_nothing(finished, again):
     assert "[all] nothing left to do\n" in dry.out
 
 
+def test_verify_finds_a_shard_that_was_changed(continued):
+    aef = continued("plan", "shards")
+    assert aef.run("verify").status == 0
+    changed, cut, gone, *_ = sorted(aef.root.glob("shards/train/*.shard.parquet"))
+    data = bytearray(changed.read_bytes())
+    data[len(data) // 2] ^= 1
+    changed.write_bytes(data)
+    cut.write_bytes(cut.read_bytes()[:1000])
+    gone.unlink()
+    verify = aef.run("verify")
+    assert verify.status == 1
+    lines = verify.out.splitlines()
+    assert lines[-1] == "3 problems" and re.fullmatch(r"\d+ shards checked", lines[0])
+    told = {f"shards/train/{gone.name}: listed but missing"} | {
+        f"shards/train/{path.name}: checksum differs" for path in (changed, cut)
+    }
+    assert set(lines[1:-1]) == {f"{problem}; delete it and run `aef ingest`" for problem in told}
+
+
 def test_verify_finds_a_tile_that_was_changed(continued):
     aef = continued("embeddings", "plan")
     tile = next(path for path in sorted(aef.root.glob("embeddings/v1/*/*/*.tiff")) if "_counts" not in path.name)
