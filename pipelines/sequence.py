@@ -58,6 +58,10 @@ class PointSamples:
     time_ms: NDArray[np.int64]
     values: NDArray[np.float32]
 
+    def where(self, keep: NDArray[np.bool_]) -> PointSamples:
+        """Some of them, by a mask ``(K,)``."""
+        return PointSamples(self.row[keep], self.col[keep], self.time_ms[keep], self.values[keep])
+
 
 @dataclass(frozen=True)
 class TextSamples:

@@ -66,10 +66,8 @@ def cut_rasters(
 def cut_points(samples: PointSamples, parent: Window, child: Window) -> PointSamples:
     """The footprints inside a smaller window."""
     row, col = offset_in(parent, child)
-    keep = _inside(samples.row - row, samples.col - col, child)
-    return PointSamples(
-        (samples.row - row)[keep], (samples.col - col)[keep], samples.time_ms[keep], samples.values[keep]
-    )
+    moved = replace(samples, row=samples.row - row, col=samples.col - col)
+    return moved.where(_inside(moved.row, moved.col, child))
 
 
 def cut_texts(samples: TextSamples, parent: Window, child: Window) -> TextSamples:

@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from pipelines.coregister.engines import CorruptBlock, Crop, Engine, FileGrid, Header, HeaderMismatch, read_header
 from pipelines.coregister.engines.base import held_nodata
+from pipelines.coregister.reach import lies_under
 from pipelines.coregister.warp import extent
 from pipelines.grid import Window
 from pipelines.scenes import Asset, Scene
@@ -107,6 +109,7 @@ class Request:
         window: target; the crop is what the file must give for it.
         dtype, nodata: what holds where neither catalog nor file says.
         mask: the pixels are codes; what the file calls nodata is one of them.
+        footprint: of the scene, WGS 84; where the catalog's grid lies elsewhere, the file is asked for its own.
         sign: unsigned address to one that can be opened, called anew before every attempt. If it has a method
             ``invalidate(href)``, that is called first when the last attempt was refused (401, 403); if it has
             ``gdal_options(href)``, the file is opened under that configuration.
@@ -122,6 +125,7 @@ class Request:
     nodata: float
     sign: Sign | None = None
     mask: bool = False
+    footprint: BaseGeometry | None = None
     header: Header | None = None
     pixels: NDArray | None = None
     origin: tuple[int, int] = (0, 0)
@@ -317,8 +321,8 @@ def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception
                 request.header = read_header(signed, settings, again=again)
             header = request.header
             found = extent(header.grid, request.window)
-            if found is None and not request.tried[FailureKind.MISDESCRIBED]:
-                # The scene is said to lie here and its grid is not: the file knows.
+            place, corrected = request.footprint, request.tried[FailureKind.MISDESCRIBED]
+            if found is None and place is not None and not (corrected or lies_under(header.grid, place)):
                 request.header = header = read_header(signed, settings, again=again)
                 found = extent(header.grid, request.window)
             if found is None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from shapely.geometry import Polygon
 
 from pipelines.coregister.engines import Engine
 from pipelines.coregister.engines.base import same_nodata
 from pipelines.coregister.fetch import FailureKind, Request, Signers, fetch, signer_of
 from pipelines.coregister.masks import is_nodata, present, weight
+from pipelines.coregister.reach import reach
 from pipelines.coregister.warp import warp
 from pipelines.grid import Window
 from pipelines.scenes import Asset, Scene
@@ -77,10 +77,10 @@ class Frame:
     a layer of its own; a pixel is in one of them only.
 
     Attributes:
-        pieces: its scenes that touch the window, in order of preference: same zone first, then by the source's own
+        pieces: its scenes that reach into the window, in order of preference: same zone first, then by the source's own
             rank, then the largest footprint, then the id. The order is the same for every window, so the winner of a
             pixel is too.
-        time_ms, valid_ms: of the most preferred scene of the acquisition, whether or not it touches this window.
+        time_ms, valid_ms: of the most preferred scene of the acquisition, whether or not it reaches into this window.
         layers: one for each scaling, in order of preference; empty until a piece has been read.
         doubts: about the pieces used.
     """
@@ -110,8 +110,7 @@ class Frame:
 
 
 def group(scenes: Sequence[Scene], window: Window, source: Source) -> list[Frame]:
-    """Frames of the scenes that touch a window, by time."""
-    outline = window.footprint()
+    """Frames of the scenes that reach into a window, by time."""
     by_key: dict[str, list[Scene]] = {}
     for scene in scenes:
         if scene.source != source.name:
@@ -121,21 +120,17 @@ def group(scenes: Sequence[Scene], window: Window, source: Source) -> list[Frame
     frames = []
     for members in by_key.values():
         ordered = sorted(members, key=lambda scene: _preference(scene, window.epsg, source))
-        pieces = [scene for scene in ordered if scene.footprint is None or _touches(scene, outline)]
+        pieces = [scene for scene in ordered if scene.footprint is None or reach(scene.footprint, window).any()]
         if pieces:
             first = ordered[0]
-            frames.append(Frame(pieces, first.time_ms, first.valid_ms, source.geometry(first)))
-    return sorted(frames, key=lambda frame: (frame.time_ms, frame.pieces[0].scene_id))
+            frames.append((first.scene_id, Frame(pieces, first.time_ms, first.valid_ms, source.geometry(first))))
+    return [frame for _, frame in sorted(frames, key=lambda found: (found[1].time_ms, found[0]))]
 
 
 def _preference(scene: Scene, epsg: int, source: Source) -> tuple[bool, tuple[float, ...], float, str]:
     zones = {asset.epsg for asset in scene.assets.values()}
     area = 0.0 if scene.footprint is None else round(scene.footprint.area, 6)
     return epsg not in zones, source.rank(scene, epsg), -area, scene.scene_id
-
-
-def _touches(scene: Scene, outline: Polygon) -> bool:
-    return bool(scene.footprint.intersects(outline))
 
 
 def batches(frames: Sequence[Frame], window: Window, source: Source) -> Iterator[list[Frame]]:
@@ -194,11 +189,13 @@ def _requests(scene: Scene, window: Window, source: Source, signers: Signers) ->
     sign = signer_of(signers, scene)
     for band in source.band_names:
         if band in scene.assets:
-            wanted[band] = Request(scene.assets[band], window, source.dtype, source.nodata, sign)
+            wanted[band] = Request(
+                scene.assets[band], window, source.dtype, source.nodata, sign, footprint=scene.footprint
+            )
     for role in source.mask_roles if wanted else ():
         if role in scene.assets:
             dtype = "uint16" if role == "qa_pixel" else "uint8"
-            wanted[role] = Request(scene.assets[role], window, dtype, 0, sign, mask=True)
+            wanted[role] = Request(scene.assets[role], window, dtype, 0, sign, mask=True, footprint=scene.footprint)
     return wanted
 
 
@@ -223,6 +220,8 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
             )
             values[index] = to_dtype(layer, request.file_nodata, source, request.asset)
             request.pixels = None
+    if scene.footprint is not None and not (inside := reach(scene.footprint, window)).all():
+        values[:, ~inside] = np.dtype(source.dtype).type(source.nodata)
     if not present(values, source.nodata, source).any():
         return
     if (said := source.contradiction(values, scale, offset)) is not None:

@@ -20,6 +20,7 @@ from pipelines.coregister.engines.logs import hide_queries
 from pipelines.coregister.fetch import Failure, Sign, Signers, renewed, retrying, signer_of, storage_options
 from pipelines.coregister.frames import ReadFailure
 from pipelines.coregister.ranged import BLOCK_BYTES, RangedFile
+from pipelines.coregister.reach import reach
 from pipelines.grid import WGS84, Period, Window, parse_time_ms, transformer
 from pipelines.patience import Renew
 from pipelines.scenes import Scene
@@ -44,7 +45,8 @@ def read_points(
     failures: list[ReadFailure] = []
     parts: list[PointSamples] = []
     for scene in sorted(scenes, key=lambda scene: (scene.time_ms, scene.scene_id)):
-        if scene.footprint is not None and not scene.footprint.intersects(window.footprint()):
+        inside = None if scene.footprint is None else reach(scene.footprint, window)
+        if inside is not None and not inside.any():
             continue
         for asset in scene.assets.values():
             signer = signer_of(sign, scene)
@@ -60,7 +62,7 @@ def read_points(
             if isinstance(found, Failure):
                 failures.append(ReadFailure(source.name, scene.scene_id, asset.href, found.kind, found.reason))
             else:
-                parts += found
+                parts += found if inside is None else [part.where(inside[part.row, part.col]) for part in found]
     row, col, time_ms, values = (
         np.concatenate([getattr(part, name) for part in parts]) if parts else None
         for name in ("row", "col", "time_ms", "values")

@@ -67,11 +67,12 @@ def _surface(
 ) -> tuple[NDArray[np.float64], list[str], list[ReadFailure]]:
     """Metres from all tiles of a frame, NaN where none knows; the tiles that they are from, and those not read."""
     around = window.pad(REACH_PX)
-    wanted = [
-        (piece, Request(piece.assets[FILE_BAND], around, source.dtype, source.nodata, signer_of(sign, piece)))
-        for piece in frame.pieces
-        if FILE_BAND in piece.assets
-    ]
+
+    def wanted_of(piece: Scene) -> Request:
+        signer, footprint = signer_of(sign, piece), piece.footprint
+        return Request(piece.assets[FILE_BAND], around, source.dtype, source.nodata, signer, footprint=footprint)
+
+    wanted = [(piece, wanted_of(piece)) for piece in frame.pieces if FILE_BAND in piece.assets]
     requests = [request for _, request in wanted]
     fetch(requests, engine, threads=threads)
     read: list[tuple[str, NDArray[np.float64], NDArray[np.bool_]]] = []

@@ -12,6 +12,7 @@ from math import ceil
 import numpy as np
 
 from pipelines.config import Config
+from pipelines.coregister.reach import around
 from pipelines.grid import RESOLUTION_M, Site, Window
 from pipelines.scenes import Scene
 from pipelines.sources import Source
@@ -50,7 +51,7 @@ def pixel_bytes(source: Source, frames: float) -> float:
 
 def decoded_bytes(scenes: Mapping[str, Iterable[Scene]], window: Window, sources: Mapping[str, Source]) -> float:
     """Bytes of everything that a window's scenes hold there, once decoded."""
-    outline, px = window.footprint(), window.width_px * window.height_px
+    outline, px = around(window), window.width_px * window.height_px
     total = 0.0
     for name, found in scenes.items():
         source = sources[name]

@@ -20,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from pipelines.catalogs import Catalog, open_catalog
 from pipelines.config import Area, Config, ConfigError
+from pipelines.coregister.reach import around
 from pipelines.grid import RESOLUTION_M, Period, Site, Tile, Window, tiles_covering, turned_back
 from pipelines.scenes import Scene, frame_to_scenes, scenes_to_frame
 from pipelines.sources import source
@@ -402,7 +403,7 @@ class Plan:
 
     def scenes(self, window: Window, period: Period) -> dict[str, list[Scene]]:
         """By source, the scenes that may hold data of a window and (where dated by acquisition) of a period."""
-        area = window.footprint()
+        area = around(window)
         found: dict[tuple[str, str, str], Scene] = {}
         for cell in search_cells(area.buffer(0.05), self.cell_deg):
             if cell.name not in self.cells:

@@ -13,13 +13,13 @@ from pipelines.coregister.engines import ENGINES, CorruptBlock, FileGrid, Header
 from pipelines.coregister.fetch import Failure, FailureKind, Request, classify, fetch, retrying
 from pipelines.scenes import Asset
 from pipelines.sources import source
-from tests.coregister.files import EPSG, LEFT, TOP, asset_of, noise, scene_of, window, write_raster
+from tests.coregister.files import EPSG, LEFT, TOP, asset_of, footprint_of, noise, scene_of, window, write_raster
 from tests.coregister.served import serve
 
 
 def request_of(path, url: str, sign=None, **fields) -> Request:
     asset = replace(asset_of(path), href=f"{url}/{path.name}")
-    return Request(replace(asset, **fields), window(3, 4, 50, 40), "uint16", 0, sign)
+    return Request(replace(asset, **fields), window(3, 4, 50, 40), "uint16", 0, sign, footprint=footprint_of(path))
 
 
 @pytest.fixture
@@ -144,20 +144,25 @@ def test_a_wrong_description_is_corrected_by_the_file(raster, tmp_path):
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("fields", [{"epsg": EPSG + 1}, {"transform": (10, 0, LEFT + 90_000, 0, -10, TOP)}])
 def test_a_scene_whose_stated_grid_lies_elsewhere_is_where_its_file_says(raster, tmp_path, name, fields):
-    """Its footprint touches the window, or nobody would ask for it."""
     wrong, right = request_of(raster, str(tmp_path), **fields), request_of(raster, str(tmp_path))
     fetch([wrong, right], engine(name), threads=1)
     assert wrong.failure is None and wrong.origin == right.origin
     np.testing.assert_array_equal(wrong.pixels, right.pixels)
 
 
-def test_a_file_that_lies_beside_the_window_has_no_pixels_there_and_is_opened_once_at_most(raster, tmp_path):
+def test_a_window_beside_a_scene_whose_grid_and_footprint_agree_asks_for_nothing(raster, tmp_path):
     with serve(tmp_path) as server:
-        aside = Request(asset_of(raster, described=True), window(5000, 0, 16, 16), "uint16", 0)
-        aside.asset = replace(aside.asset, href=f"{server.url}/a.tif")
+        aside = request_of(raster, server.url)
+        aside.window = window(400, 0, 16, 16)
         fetch([aside], engine("cog"), threads=1)
-        assert aside.failure is None and aside.pixels is None
-        assert len(server.requests) <= 2, server.requests
+        assert aside.failure is None and aside.pixels is None and server.requests == []
+
+
+def test_a_server_that_is_busy_when_a_file_is_asked_where_it_lies_loses_no_scene(raster, tmp_path):
+    with serve(tmp_path, lambda path, seen: 503 if seen == 0 else None) as server:
+        wrong = request_of(raster, server.url, epsg=EPSG + 1)
+        fetch([wrong], engine("cog"), threads=1, backoff_s=0.01)
+        assert wrong.failure is None and wrong.pixels is not None
 
 
 def test_an_address_of_a_file_may_be_escaped(raster, tmp_path):
