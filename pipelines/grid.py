@@ -119,15 +119,15 @@ def zone_wedge(epsg: int) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=64)
-def transformer(src_epsg: int, dst_epsg: int) -> Transformer:
-    """A cached pyproj transformer with x, y (lon, lat) axis order."""
+def transformer(src_epsg: int | str, dst_epsg: int | str) -> Transformer:
+    """A cached pyproj transformer with x, y (lon, lat) axis order, from and to EPSG codes or CRS as WKT."""
     return Transformer.from_crs(src_epsg, dst_epsg, always_xy=True)
 
 
 @lru_cache(maxsize=64)
-def is_geographic(epsg: int) -> bool:
-    """Whether coordinates are longitudes and latitudes."""
-    return bool(CRS.from_epsg(epsg).is_geographic)
+def is_geographic(epsg: int | str) -> bool:
+    """Whether coordinates are longitudes and latitudes, of an EPSG code or a CRS as WKT."""
+    return bool(CRS.from_user_input(epsg).is_geographic)
 
 
 def turned_back(outline: BaseGeometry) -> BaseGeometry:
@@ -141,8 +141,8 @@ def unwrap(lon: NDArray[np.float64], meridian: float) -> NDArray[np.float64]:
     return lon - 360 * np.round((lon - meridian) / 360)
 
 
-def reproject(geometry: BaseGeometry, src_epsg: int, dst_epsg: int) -> BaseGeometry:
-    """A geometry in another CRS, vertex by vertex."""
+def reproject(geometry: BaseGeometry, src_epsg: int | str, dst_epsg: int | str) -> BaseGeometry:
+    """A geometry in another CRS, vertex by vertex; EPSG codes or CRS as WKT."""
     if src_epsg == dst_epsg:
         return geometry
     return transform_geometry(transformer(src_epsg, dst_epsg).transform, geometry)

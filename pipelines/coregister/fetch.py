@@ -78,7 +78,7 @@ _PATTERNS = (
         r"\b(408|409|425|50[0247]|52\d)\b|internal ?error|time[d ]*out|connect|curl|reset by peer|resolve host|"
         r"temporar",
     ),
-    (FailureKind.UNUSABLE, r"not north-up|must hold one|EPSG code"),
+    (FailureKind.UNUSABLE, r"not north-up|must hold one|has no CRS"),
 )
 
 

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rasterio
+from pyproj import CRS, Transformer
 
 from pipelines.catalogs.sign import Buckets
 from pipelines.coregister import read_frames
 from pipelines.coregister.engines import ENGINES, CorruptBlock, FileGrid, Header, engine
 from pipelines.coregister.fetch import Failure, FailureKind, Request, classify, fetch, retrying
+from pipelines.grid import Window
 from pipelines.scenes import Asset
 from pipelines.sources import source
 from tests.coregister.files import EPSG, LEFT, TOP, asset_of, footprint_of, noise, scene_of, window, write_raster
@@ -235,6 +238,29 @@ def test_a_crs_that_the_catalog_has_wrong_is_corrected_by_the_file(tmp_path, nam
     fetch([found], engine(name), threads=1, backoff_s=0.01)
     assert found.failure is None and found.pixels is None
     assert found.grid.epsg == EPSG + 1 and found.attempts == 1
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_crs_without_a_code_is_used_as_the_file_has_it(tmp_path, name: str):
+    """Albers' projection on WGS 84, in which maps of the United States' land cover are given out."""
+    albers = CRS.from_proj4("+proj=aea +lat_1=29.5 +lat_2=45.5 +lat_0=23 +lon_0=-96 +datum=WGS84 +units=m")
+    assert albers.to_epsg() is None
+    box = Window(32613, 500_000, 4_400_000, 60, 50)
+    x, y = np.meshgrid(*box.centres())
+    to_file = Transformer.from_crs(box.epsg, albers, always_xy=True)
+    x, y = to_file.transform(x, y)
+    left, top = float(x.min()) // 30 * 30 - 300, float(y.max()) // 30 * 30 + 300
+    codes = np.random.default_rng(1).integers(11, 96, (60, 60)).astype(np.uint8)
+    path = write_raster(tmp_path / "nlcd.tif", codes, left, top, 30, epsg=5070)
+    with rasterio.open(path, "r+") as file:
+        file.crs = albers.to_wkt()
+    (band,) = source("landcover").band_names
+    scene = scene_of("landcover", "nlcd", {band: write_raster(tmp_path / "b.tif", codes, left, top, 30, epsg=5070)})
+    scene = replace(scene, assets={band: asset_of(path, band, described=False)})
+    frames, failures = read_frames([scene], box, source("landcover"), engine=name)
+    assert failures == []
+    expected = codes[np.floor((top - y) / 30).astype(int), np.floor((x - left) / 30).astype(int)]
+    assert (frames.values[0, 0] == expected).mean() > 0.999
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -92,7 +92,7 @@ def test_a_source_without_scenes_stops_the_plan_unless_it_may_be_missing(plan, c
 def test_a_collection_that_the_catalog_does_not_have(plan):
     status, _, err = plan("sources.landsat.collections=[landsat-9]")
     assert status != 0
-    is_one_line(err, "landsat-9", "sources.landsat")
+    is_one_line(err, "landsat-9", "sources.landsat", "1 x landsat: the catalog has no such collection")
     assert plan()[0] == 0
 
 

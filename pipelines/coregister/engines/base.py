@@ -68,9 +68,13 @@ def held_nodata(nodata: float, dtype: np.dtype | str) -> float | None:
 
 @dataclass(frozen=True)
 class FileGrid:
-    """The pixel grid of a north-up file: ``x = left + column * step_x``, ``y = top + row * step_y`` (step_y < 0)."""
+    """The pixel grid of a north-up file: ``x = left + column * step_x``, ``y = top + row * step_y`` (step_y < 0).
 
-    epsg: int
+    Attributes:
+        epsg: code of the CRS; the CRS itself, as WKT, where it has none.
+    """
+
+    epsg: int | str
     left: float
     top: float
     step_x: float
@@ -79,7 +83,7 @@ class FileGrid:
     width: int
 
     @classmethod
-    def of(cls, epsg: int, transform: Sequence[float], shape: Sequence[int], href: str) -> FileGrid:
+    def of(cls, epsg: int | str, transform: Sequence[float], shape: Sequence[int], href: str) -> FileGrid:
         """From STAC ``proj:transform`` and ``proj:shape``.
 
         Raises:
@@ -204,14 +208,16 @@ def header_of(dataset: DatasetReader, href: str) -> Header:
     """Grid, dtype and nodata of an open file.
 
     Raises:
-        ValueError: several bands, no CRS with an EPSG code, or not north-up.
+        ValueError: several bands, no CRS, or not north-up.
     """
     if dataset.count != 1:
         raise ValueError(f"{href} has {dataset.count} bands; an asset must hold one")
-    epsg = _epsg(dataset.crs.to_wkt()) if dataset.crs else None
-    if epsg is None:
-        raise ValueError(f"{href} has no CRS with an EPSG code ({dataset.crs}); assign one with gdal_edit.py -a_srs")
-    return Header(FileGrid.of(epsg, tuple(dataset.transform), dataset.shape, href), dataset.dtypes[0], dataset.nodata)
+    if not dataset.crs:
+        raise ValueError(f"{href} has no CRS; assign one with gdal_edit.py -a_srs")
+    wkt = dataset.crs.to_wkt()
+    return Header(
+        FileGrid.of(_epsg(wkt) or wkt, tuple(dataset.transform), dataset.shape, href), dataset.dtypes[0], dataset.nodata
+    )
 
 
 @lru_cache(maxsize=256)

@@ -22,6 +22,8 @@ from rasterio.windows import Window as FileWindow
 
 from pipelines.coregister.engines.base import Crop, opened
 
+WEB_MERCATOR = 3857
+
 
 @dataclass
 class _Ledger:
@@ -106,7 +108,7 @@ def _stack(ledger: _Ledger) -> Any:
     stack = stackstac.stack(
         items,
         assets=[_ASSET],
-        epsg=first.grid.epsg,
+        epsg=_label(first),
         resolution=(first.grid.step_x, -first.grid.step_y),
         bounds=first.bounds,
         snap_bounds=False,
@@ -128,6 +130,11 @@ def _stack(ledger: _Ledger) -> Any:
     return stack.data
 
 
+def _label(crop: Crop) -> int:
+    """A code, which stackstac wants, one for all crops of a stack; nothing is reprojected."""
+    return crop.grid.epsg if isinstance(crop.grid.epsg, int) else WEB_MERCATOR
+
+
 def _item(key: str, crop: Crop) -> dict[str, Any]:
     """A minimal STAC item (projection extension v1.1) for one crop."""
     grid = crop.grid
@@ -140,7 +147,7 @@ def _item(key: str, crop: Crop) -> dict[str, Any]:
             _ASSET: {
                 "href": key,
                 "type": "image/tiff; application=geotiff; profile=cloud-optimized",
-                "proj:epsg": grid.epsg,
+                "proj:epsg": _label(crop),
                 "proj:shape": [grid.height, grid.width],
                 "proj:transform": [grid.step_x, 0.0, grid.left, 0.0, grid.step_y, grid.top],
             }
