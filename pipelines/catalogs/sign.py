@@ -13,7 +13,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -21,6 +21,7 @@ import httpx
 from pipelines.grid import parse_time_ms
 from pipelines.patience import wait_s
 
+T = TypeVar("T")
 PLANETARY_COMPUTER_TOKENS = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
 _AZURE = ".blob.core.windows.net"
 _ATTEMPTS = 6
@@ -105,13 +106,8 @@ class Buckets(Unsigned):
         Raises:
             SigningError: the bucket wants an account and the environment has none.
         """
-        parts = urlsplit(href)
-        if parts.scheme != "s3":
-            return {}
-        options = {"AWS_S3_ENDPOINT": self.endpoint, "AWS_VIRTUAL_HOSTING": "FALSE"} if self.endpoint else {}
-        if not self._wants_account(parts.netloc):
-            return options | {"AWS_NO_SIGN_REQUEST": "YES"}
-        return options | ({"AWS_REQUEST_PAYER": "requester"} if parts.netloc in self.REQUESTER_PAYS else {})
+        elsewhere = {"AWS_S3_ENDPOINT": self.endpoint or "", "AWS_VIRTUAL_HOSTING": "FALSE"}
+        return self._options(href, elsewhere, {"AWS_NO_SIGN_REQUEST": "YES"}, {"AWS_REQUEST_PAYER": "requester"})
 
     def storage_options(self, href: str) -> dict[str, Any]:
         """See :class:`Signer`.
@@ -119,13 +115,19 @@ class Buckets(Unsigned):
         Raises:
             SigningError: the bucket wants an account and the environment has none.
         """
+        elsewhere: dict[str, Any] = {"endpoint_url": f"https://{self.endpoint}"}
+        return self._options(href, elsewhere, {"anon": True}, {"requester_pays": True})
+
+    def _options(
+        self, href: str, elsewhere: dict[str, T], anonymous: dict[str, T], paying: dict[str, T]
+    ) -> dict[str, T]:
         parts = urlsplit(href)
         if parts.scheme != "s3":
             return {}
-        options: dict[str, Any] = {"endpoint_url": f"https://{self.endpoint}"} if self.endpoint else {}
+        options = elsewhere if self.endpoint else {}
         if not self._wants_account(parts.netloc):
-            return options | {"anon": True}
-        return options | ({"requester_pays": True} if parts.netloc in self.REQUESTER_PAYS else {})
+            return options | anonymous
+        return options | (paying if parts.netloc in self.REQUESTER_PAYS else {})
 
     def _wants_account(self, bucket: str) -> bool:
         if bucket not in self.REQUESTER_PAYS | self.PRIVATE:
