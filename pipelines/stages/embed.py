@@ -160,10 +160,9 @@ class TileReader:
         provenance = self.recipe.provenance(config, scenes)
         key = provenance.identity(task.tile, task.period)
         storage = Storage(config.root)
-        if is_committed(storage, task.tile, task.period, key):
-            if not (config.embed.retry_unread and lacks_inputs(storage, task.tile, task.period)):
-                return b"", provenance, {"skipped": True}
-            uncommit(storage, task.tile, task.period)
+        there = is_committed(storage, task.tile, task.period, key)
+        if there and not (config.embed.retry_unread and lacks_inputs(storage, task.tile, task.period)):
+            return b"", provenance, {"skipped": True}
         keep_blocks(scratch_bytes=config.scratch_mb * MB)
         sequence, failures = read_sequence(
             scenes,
@@ -177,6 +176,8 @@ class TileReader:
             split="map",
         )
         stop_on_outage(failures, sequence.rasters, self.recipe.sources)
+        if there:
+            uncommit(storage, task.tile, task.period)
         facts = {"read_seconds": time.monotonic() - start, "failures": [asdict(failure) for failure in failures]}
         return to_bytes(sequence), provenance, facts
 

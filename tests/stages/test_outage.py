@@ -151,6 +151,11 @@ def test_a_tile_that_lacks_a_scene_is_read_again_where_that_is_asked_for(tmp_pat
         return "skipped"
 
     assert [read(False), read(False), read(True)] == [["a"], "skipped", ["a"]]
+    with monkeypatch.context() as down:
+        down.setattr(embed, "signers", lambda _: {"test": refuse})
+        with pytest.raises(OutageError):
+            read(True)
+    assert read(False) == "skipped"  # what was there is kept while nothing better can be had
     (tmp_path / "elsewhere").rename(away)
     assert [read(False), read(True), read(True)] == ["skipped", [], "skipped"]
 
