@@ -14,7 +14,7 @@ import yaml
 
 from pipelines.config import Config, ConfigError
 from pipelines.products import any_committed
-from pipelines.stages import checkpoint, embed, evaluate, ingest, plan, train
+from pipelines.stages import checkpoint, embed, evaluate, ingest, plan, shard_set, train
 from pipelines.stages.earth import build_earth, check_served, describe_earth, live_catalog, served_catalog
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.session import MemoryMonitor, StageResult, ray_session, total_line, write_summary
@@ -30,11 +30,11 @@ NEEDS_CATALOG = {"plan", "ingest", "embed"}
 BUILDS_ON: dict[str, tuple[Callable[[Config], object], ...]] = {
     "plan": (),
     "ingest": (plan.check_planned,),
-    "train": (partial(ingest.current_shards, split="train"),),
+    "train": (partial(shard_set.current_shards, split="train"),),
     "embed": (plan.check_planned, checkpoint.current_digest),
     "evaluate": (
         plan.check_planned,
-        partial(ingest.current_shards, split="test"),
+        partial(shard_set.current_shards, split="test"),
         checkpoint.current_digest,
         embed.receipts_of,
     ),
@@ -184,8 +184,8 @@ def status(config: Config, options: argparse.Namespace) -> int:
 
 def verify(config: Config, options: argparse.Namespace) -> int:
     """Compare shards with their manifest and committed tiles with their receipts; 1 when one differs."""
-    problems = ingest.verify(config)
-    if not Storage(config.root).exists(ingest.CURRENT) or any_committed(Storage(config.root)):
+    problems = shard_set.verify(config)
+    if not shard_set.is_published(Storage(config.root)) or any_committed(Storage(config.root)):
         problems += embed.verify(config)
     for problem in problems:
         print(problem)

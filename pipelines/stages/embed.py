@@ -55,7 +55,6 @@ from pipelines.stages.embedder import Embedder, observation_counts
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.flop import tile_flop
 from pipelines.stages.groups import along_curve, cell_of, reads_of, stretches
-from pipelines.stages.ingest import STATISTICS
 from pipelines.stages.limits import threads_by_source
 from pipelines.stages.memory import MB
 from pipelines.stages.outage import stop_on_outage
@@ -69,6 +68,7 @@ from pipelines.stages.session import (
     release_memory,
     stop_if_root_failed,
 )
+from pipelines.stages.shard_set import STATISTICS
 from pipelines.stages.signing import signers
 from pipelines.stages.survey import Survey
 from pipelines.storage import Storage

@@ -13,11 +13,11 @@ from pipelines.evaluation.scores_io import Score, write_scores
 from pipelines.products import code_digest, committed_tiles, identity
 from pipelines.stages import checkpoint as checkpoints
 from pipelines.stages.checks import quality_checks
-from pipelines.stages.ingest import current_shards
 from pipelines.stages.probe_points import computed_features, label_files, labelled_points, places_of
 from pipelines.stages.report_contents import report_data
 from pipelines.stages.scoring import Features, all_scores, mapped_vectors
 from pipelines.stages.session import Progress, StageResult, ray_session
+from pipelines.stages.shard_set import current_shards
 from pipelines.stages.truth import check_truth, truth_files
 from pipelines.storage import Storage
 

@@ -31,9 +31,9 @@ from pipelines.grid import Site
 from pipelines.products.identity import code_digest, identity
 from pipelines.scenes import Scene
 from pipelines.sequence import Sequence
-from pipelines.shards import ShardInfo, open_shards, update_manifest, verify_shards, write_shard
+from pipelines.shards import ShardInfo, write_shard
 from pipelines.sources import Source
-from pipelines.stages import estimate
+from pipelines.stages import estimate, shard_set
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.groups import SiteGroup, groups_of, largest_window, reads_of_groups, stretches
 from pipelines.stages.limits import threads_by_source
@@ -59,6 +59,7 @@ from pipelines.stages.session import (
     release_memory,
     stop_if_root_failed,
 )
+from pipelines.stages.shard_set import SHARDS
 from pipelines.stages.signing import signers
 from pipelines.stages.sites import count_sequences
 from pipelines.stages.sums import SequenceSums
@@ -67,15 +68,12 @@ from pipelines.stages.texts import TextVectors, encode_planned_texts
 from pipelines.stages.water import is_open_water
 from pipelines.storage import Storage
 
-SHARDS = "shards"
 FAILURES = "reports/ingest_failures.json"
 """Every scene that could not be read, with its reason."""
 DOUBTS = "reports/ingest_doubts.json"
 """Every scene that was used although its pixels look wrong, with the reason and in how many groups."""
 NAMED = 3  # scenes that ``aef status`` names of each kind
 RETRY = "once they are there, `aef ingest --set ingest.retry_unread=true` reads again what was committed without them"
-STATISTICS = "shards/statistics.json"
-CURRENT = "shards/current.json"
 
 
 @dataclass
@@ -157,19 +155,20 @@ class GroupReader:
         }
         digest = group_identity(config, group, scenes, self.code)
         prefix = f"{SHARDS}/{group.sites[0].split}/{group.group_id}-{digest}"
-        if storage.exists(f"{prefix}.json"):
+        committed = storage.exists(f"{prefix}.json")
+        if committed:
             outcome = storage.read_json(f"{prefix}.json")
-            if config.ingest.retry_unread and outcome["failures"]:
-                storage.delete(f"{prefix}.json")  # its shards are about to be replaced
-            elif all(storage.exists(shard["path"]) for shard in outcome["shards"]):
+            retried = config.ingest.retry_unread and outcome["failures"]
+            if not retried and all(storage.exists(shard["path"]) for shard in outcome["shards"]):
                 return {**outcome, "skipped": True}
         sources = {name: config.source(name) for name in config.sources}
         books = Books()
         sequences = self._sequences(group, scenes, sources, books)
-        shards = [
-            self._write(storage, f"{prefix}-{index:03d}.shard.parquet", part, sources)
-            for index, part in enumerate(parts(sequences, config.ingest.sequences_per_shard))
-        ]
+        shards = []
+        for index, part in enumerate(parts(sequences, config.ingest.sequences_per_shard)):
+            if committed and index == 0:  # it has been read: only now are its shards replaced
+                storage.delete(f"{prefix}.json")
+            shards.append(self._write(storage, f"{prefix}-{index:03d}.shard.parquet", part, sources))
         outcome = {
             "sites": len(group.sites),
             "shards": [asdict(shard) for shard in shards],
@@ -262,8 +261,8 @@ def run(config: Config) -> StageResult:
         log.warning("%s", too_large)
     groups = groups_of(sites, config.support_periods, config.ingest.block_px)
     result = StageResult("ingest", "sequences", planned=sum(len(group.sites) for group in groups))
-    if config.ingest.retry_unread and storage.exists(CURRENT):
-        storage.delete(CURRENT)  # nobody may train on shards while some are replaced
+    if config.ingest.retry_unread:
+        shard_set.withdraw(storage)  # nobody may train on shards while some are replaced
     progress = Progress("ingest", "sequences")
     outcomes = []
     with ray_session(config):
@@ -320,18 +319,7 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
         return result
     if not current:
         raise _nothing_to_ingest(storage, failures)
-    current.sort()
-    entry = {"shards": [shard.path for shard in current]}
-    # CURRENT comes last: where it is and names these shards, manifest and statistics are theirs.
-    if result.written or not storage.exists(CURRENT) or storage.read_json(CURRENT) != entry:
-        update_manifest(storage, SHARDS, known=current)
-        found = open_shards(storage, entry["shards"])
-        sums = SequenceSums()
-        for path in found.paths:
-            if path.startswith(f"{SHARDS}/train/"):
-                sums.merge(SequenceSums.from_dict(found.statistics[path]))
-        storage.write_bytes_atomic(STATISTICS, sums.result().to_json().encode())
-        storage.write_json(CURRENT, entry)
+    shard_set.publish(storage, current, changed=result.written > 0)
     result.details = {
         "shards": len(current),
         "bytes": sum(shard.size for shard in current),
@@ -366,37 +354,6 @@ def _warn_of_doubts(storage: Storage, doubts: Iterable[dict[str, str]]) -> int:
         more = f" [and {len(scenes) - 1} more scenes]" if len(scenes) > 1 else ""
         log.warning("%s scene %s: %s%s; see %s", first["source"], first["scene_id"], first["reason"], more, DOUBTS)
     return len(scenes)
-
-
-def current_shards(config: Config, split: str) -> list[str]:
-    """Paths of the shards of the last complete ingest.
-
-    Raises:
-        ConfigError: when there was none.
-    """
-    storage = Storage(config.root)
-    if not storage.exists(CURRENT):
-        raise ConfigError(f"root: no complete shard set under {config.root}; run `aef ingest` first")
-    return [path for path in _complete_set(storage) if path.startswith(f"{SHARDS}/{split}/")]
-
-
-def _complete_set(storage: Storage) -> list[str]:
-    current = storage.read_json(CURRENT)
-    if not isinstance(current, dict) or "shards" not in current:
-        raise ConfigError(f"root: {storage.uri(CURRENT)} is damaged; delete it and run `aef ingest`: shards are kept")
-    paths: list[str] = current["shards"]
-    return paths
-
-
-def verify(config: Config) -> list[str]:
-    """What is wrong with the shards of the last complete ingest; empty when nothing is, or there was none."""
-    storage = Storage(config.root)
-    if not storage.exists(CURRENT):
-        return []
-    own = set(_complete_set(storage))
-    problems = [problem for problem in verify_shards(storage, SHARDS) if problem.partition(": ")[0] in own]
-    print(f"{len(own)} shards checked")
-    return [f"{problem}; delete it and run `aef ingest`" for problem in problems]
 
 
 def _groups_on_storage(storage: Storage, groups: Iterable[SiteGroup]) -> dict[str, dict[str, Any]]:

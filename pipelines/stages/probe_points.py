@@ -22,8 +22,8 @@ from pipelines.shards import open_shards, read_rows
 from pipelines.shards.reader import Row
 from pipelines.stages import checkpoint as checkpoints
 from pipelines.stages.embedder import Embedder
-from pipelines.stages.ingest import current_shards
 from pipelines.stages.session import Progress
+from pipelines.stages.shard_set import current_shards
 from pipelines.storage import Storage
 
 FILTER_SEQUENCES = 12

@@ -40,10 +40,10 @@ from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.feed import Feed, pools_of
 from pipelines.stages.flop import step_flop
-from pipelines.stages.ingest import STATISTICS, current_shards
 from pipelines.stages.modelling import model_config
 from pipelines.stages.precision import autocast, warn_of_imitation
 from pipelines.stages.session import Progress, StageResult, one_line, ray_session
+from pipelines.stages.shard_set import STATISTICS, current_shards
 from pipelines.stages.survey import Survey
 from pipelines.storage import Storage
 

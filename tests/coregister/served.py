@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 # "truncate", an address to redirect to, or None for sound
 Spoil = Callable[[str, int], int | str | tuple[int, str] | None]
 
+_HOMES = count()
 
 # What S3 says beside a status.
 _WORDS = {
@@ -38,6 +40,8 @@ class Server:
         counts: dict[str, int] = {}
         lock = threading.Lock()
         outer = self
+        # Its own for every server of this process: GDAL remembers what it read at an address whose port is given again.
+        home = f"/{next(_HOMES)}"
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -50,6 +54,7 @@ class Server:
                 self.answer(body=True)
 
             def answer(self, body: bool) -> None:
+                self.path = self.path.removeprefix(home)
                 with lock:
                     outer.requests.append(f"{self.command} {self.path}")
                     outer.authorizations.append(self.headers.get("Authorization"))
@@ -108,7 +113,7 @@ class Server:
                 """Clients hang up when they have seen enough."""
 
         self.http = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}{home}"
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from pipelines.scenes import Asset, Scene
 from pipelines.sources.statistics import BandStatistics, Statistics
 from pipelines.stages.checkpoint import Checkpoint
 from pipelines.stages.embed import Recipe, check_checkpoint
-from pipelines.stages.ingest import STATISTICS
 from pipelines.stages.modelling import model_config
+from pipelines.stages.shard_set import STATISTICS
 from pipelines.storage import Storage
 from tests.stages.worlds import YEAR, config, sources_of
 

@@ -75,7 +75,7 @@ def test_a_committed_group_is_not_read_again(process, monkeypatch):
     assert "read again" in process(*scenes)[1]["error"]
 
 
-def test_a_group_that_lacks_a_scene_is_read_again_where_that_is_asked_for(tmp_path, process):
+def test_a_group_that_lacks_a_scene_is_read_again_where_that_is_asked_for(tmp_path, process, monkeypatch):
     scenes = ("a", 200, 0.0), ("b", 300, 0.0)
     settings, whole = process(*scenes)
     storage = Storage(settings.root)
@@ -98,6 +98,14 @@ def test_a_group_that_lacks_a_scene_is_read_again_where_that_is_asked_for(tmp_pa
     lacking = read(False)
     assert [failure["scene_id"] for failure in lacking["failures"]] == ["b"] and lacking["shards"]
     assert read(False)["skipped"] and not read(True)["skipped"]  # it is still away
+
+    def refuse(_):
+        raise ConnectionError("no access token")
+
+    with monkeypatch.context() as down:
+        down.setattr(ingest, "signers", lambda _: {"test": refuse})
+        assert "no access token" in read(True)["error"]
+    assert read(False)["skipped"]  # what was there is kept while nothing better can be had
     (tmp_path / "elsewhere").rename(away)
     assert read(False)["skipped"]
     mended = read(True)
