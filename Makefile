@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A process that crashes says where, at its exit too.
+export PYTHONFAULTHANDLER = 1
 
 .PHONY: run test test-slow test-real lint clean
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 # (path with query, number of earlier requests of that path) -> a status to answer with, alone or with its Retry-After,
 # "truncate", an address to redirect to, or None for sound
@@ -108,11 +110,26 @@ class Server:
             def log_message(self, *args: object) -> None:
                 pass
 
-        class Quiet(ThreadingHTTPServer):
+        class Folder(ThreadingHTTPServer):
+            daemon_threads = False  # closing waits for them
+
             def handle_error(self, request: object, client_address: object) -> None:
                 """Clients hang up when they have seen enough."""
 
-        self.http = Quiet(("127.0.0.1", 0), Handler)
+            def get_request(self) -> tuple[socket.socket, object]:
+                connection, address = super().get_request()
+                connections.add(connection)
+                return connection, address
+
+            def server_close(self) -> None:
+                """Hang up on clients that keep their connections."""
+                for connection in connections:
+                    with suppress(OSError):  # it has hung up itself
+                        connection.shutdown(socket.SHUT_RDWR)
+                super().server_close()
+
+        connections: WeakSet[socket.socket] = WeakSet()
+        self.http = Folder(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}{home}"
 
 
