@@ -111,14 +111,11 @@ class Frame:
 
 def group(scenes: Sequence[Scene], window: Window, source: Source) -> list[Frame]:
     """Frames of the scenes that reach into a window, by time."""
-    by_key: dict[str, list[Scene]] = {}
     for scene in scenes:
         if scene.source != source.name:
             raise ValueError(f"scene {scene.scene_id} is of source {scene.source}, not {source.name}")
-        if source.keep(scene):
-            by_key.setdefault(source.acquisition_key(scene), []).append(scene)
     frames = []
-    for members in by_key.values():
+    for members in source.acquisitions(scene for scene in scenes if source.keep(scene)):
         ordered = sorted(members, key=lambda scene: _preference(scene, window.epsg, source))
         pieces = [scene for scene in ordered if scene.footprint is None or reach(scene.footprint, window).any()]
         if pieces:

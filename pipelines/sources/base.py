@@ -5,10 +5,11 @@ Each module beside this one makes one :class:`Source`. Nothing here reads files 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,10 @@ class Band:
     valid: tuple[float, float] = (-np.inf, np.inf)
 
 
+# Half of what an orbit takes: pieces of a pass lie closer together, the next pass over a place lies farther away.
+PASS_MS = 45 * 60_000
+
+
 def _no_key(scene: Scene) -> str:
     return scene.scene_id
 
@@ -102,7 +107,8 @@ class Source:
         trusted: mask assets by role ``(H, W)`` -> how far a pixel counts in the loss, as bool or from 0 to 1 (None: no
             opinion).
         keep: False for a scene that must not be used at all (a night scene).
-        acquisition_key: scenes with one key are pieces of the same frame (tiles of one datatake).
+        acquisition_key: scenes with one key are pieces of the same frame (tiles of one datatake, rows of one path),
+            those of ``Kind.FRAMES`` where they were taken in one pass: a key need not tell passes apart.
         rank: of a scene among the pieces of a frame on a grid of some zone (EPSG code), least first; scenes of that
             zone come before all others, and of equal ranks the largest scene first.
         contradiction: stored numbers ``(C, H, W)`` with their scales and offsets -> what shows that these are wrong.
@@ -136,6 +142,26 @@ class Source:
     classes: tuple[int, ...] = ()
     class_names: tuple[str, ...] = ()
     max_frames: int = 1
+
+    def acquisitions(self, scenes: Iterable[Scene]) -> list[list[Scene]]:
+        """Scenes in the acquisitions whose pieces they are, each by time.
+
+        No date tells passes apart: over 150 degrees east the satellites of the morning cross midnight UTC.
+        """
+        by_key: defaultdict[str, list[Scene]] = defaultdict(list)
+        for scene in sorted(scenes, key=lambda scene: (scene.time_ms, scene.scene_id)):
+            by_key[self.acquisition_key(scene)].append(scene)
+        if self.kind is not Kind.FRAMES:
+            return list(by_key.values())
+        passes: list[list[Scene]] = []
+        for pieces in by_key.values():
+            passes.append([pieces[0]])
+            for before, piece in pairwise(pieces):
+                if piece.time_ms - before.time_ms < PASS_MS:
+                    passes[-1].append(piece)
+                else:
+                    passes.append([piece])
+        return passes
 
     @property
     def band_names(self) -> tuple[str, ...]:

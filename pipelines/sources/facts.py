@@ -5,7 +5,6 @@ Knows scenes only; which facts matter is for each source's module to say.
 
 from __future__ import annotations
 
-from pipelines.grid import format_time
 from pipelines.scenes import Scene
 
 
@@ -40,13 +39,3 @@ def label(scene: Scene, *names: str) -> str:
     """A fact as lower-case text, empty where the scene does not carry it."""
     value = fact(scene, *names)
     return "" if value is None else str(value).lower()
-
-
-def day(scene: Scene) -> str:
-    """UTC date of acquisition, ``2020-06-01``."""
-    return format_time(scene.time_ms)[:10]
-
-
-def minute(scene: Scene) -> str:
-    """UTC minute of acquisition, ``2020-06-01T10:59``."""
-    return format_time(scene.time_ms)[:16]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines.scenes import Scene
 from pipelines.sources.base import Band, Kind, Source, Transform
-from pipelines.sources.facts import day, fact, label, minute, number
+from pipelines.sources.facts import fact, label, number
 
 # Bits of QA_PIXEL (USGS Collection 2): fill, dilated cloud, cirrus, cloud, cloud shadow. Snow (5) stays in: SPEC 1.2
 # masks clouds and their shadows only. 0 never occurs in the product: it marks pixels outside the file.
@@ -34,10 +34,9 @@ def keep(scene: Scene) -> bool:
 
 
 def acquisition_key(scene: Scene) -> str:
-    """Rows of one path on one day overlap: they are one frame."""
+    """Rows of one path overlap: those of one pass are one frame."""
     path = fact(scene, "wrs_path", "landsat:wrs_path")
-    platform = label(scene, "platform")
-    return f"{platform}_{int(str(path)):03d}_{day(scene)}" if path is not None else f"{platform}_{minute(scene)}"
+    return f"{label(scene, 'platform')}_{'' if path is None else int(str(path))}"
 
 
 def rank(scene: Scene, epsg: int) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.scenes import Scene
 from pipelines.sources.base import Band, Kind, Source, Transform
-from pipelines.sources.facts import day, label
+from pipelines.sources.facts import label
 
 # Transform.DECIBEL is 10 log10(x): fed the amplitude it gives half the power in decibels. Statistics and the L1 loss
 # see an affine copy of gamma0, which z-scoring makes identical.
@@ -45,8 +45,8 @@ def geometry(scene: Scene) -> tuple[float, ...]:
 
 
 def acquisition_key(scene: Scene) -> str:
-    """Frames of one path and day."""
-    return f"{label(scene, 'relative_orbit', 'path')}_{label(scene, 'orbit_state')}_{day(scene)}"
+    """Frames of one path."""
+    return f"{label(scene, 'relative_orbit', 'path')}_{label(scene, 'orbit_state')}"
 
 
 SOURCE = Source(

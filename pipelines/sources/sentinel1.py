@@ -9,7 +9,7 @@ from math import cos, radians, sin
 
 from pipelines.scenes import Scene
 from pipelines.sources.base import Band, Kind, Source, Transform
-from pipelines.sources.facts import day, label, minute, number
+from pipelines.sources.facts import label, number
 
 # Platform heading at mid latitudes, degrees clockwise from north, and inclination of the sun-synchronous orbit
 # (Sentinel-1 product guide: 98.18 degrees).
@@ -33,10 +33,8 @@ def geometry(scene: Scene) -> tuple[float, ...]:
 
 
 def acquisition_key(scene: Scene) -> str:
-    """Slices of one pass are one frame: platform, orbit, pass direction and date."""
-    platform, orbit = label(scene, "platform"), label(scene, "relative_orbit")
-    state = label(scene, "orbit_state")
-    return f"{platform}_{orbit}_{state}_{day(scene) if orbit else minute(scene)}"
+    """Slices of one pass are one frame: platform, orbit and its direction."""
+    return "_".join(label(scene, name) for name in ("platform", "relative_orbit", "orbit_state"))
 
 
 SOURCE = Source(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines.grid import parse_time_ms
 from pipelines.scenes import Scene
 from pipelines.sources.base import Band, Kind, Source, Transform
-from pipelines.sources.facts import day, fact, label, minute, number
+from pipelines.sources.facts import fact, label, number
 
 ALL_BANDS = (
     "coastal",
@@ -144,16 +144,13 @@ def rank(scene: Scene, epsg: int) -> tuple[float, ...]:
 def acquisition_key(scene: Scene) -> str:
     """One datatake seen through overlapping tiles and zones is one frame.
 
-    Without a datatake id, platform, relative orbit and date stand for it: a platform flies a relative orbit once in
-    ten days. Without an orbit, the minute: pieces of one place lie seconds apart.
+    Without a datatake id, platform and relative orbit stand for it.
     """
     datatake = label(scene, "datatake", "s2:datatake_id", "datatake_id")
     if datatake:
         # GS2A_20200601T105031_025819_N02.14: the last part is the baseline, not the datatake.
         return "_".join(datatake.split("_")[:3])
-    orbit = label(scene, "relative_orbit")
-    platform = label(scene, "platform")
-    return f"{platform}_{orbit}_{day(scene) if orbit and platform else minute(scene)}"
+    return f"{label(scene, 'platform')}_{label(scene, 'relative_orbit')}"
 
 
 FULL = Source(

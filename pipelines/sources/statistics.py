@@ -130,6 +130,14 @@ class Accumulator:
                 mean = measured.mean()
                 self._combine(index, measured.size, mean, float(np.square(measured - mean).sum()))
 
+    def add_counted(self, index: int, model_space: NDArray[np.float64], times: NDArray[np.int64]) -> None:
+        """Counts the finite ones of numbers ``(K,)`` of a band's model space, each as many times as it occurred."""
+        finite = np.isfinite(model_space)
+        x, times = model_space[finite], times[finite]
+        if count := int(times.sum()):
+            mean = float(times @ x) / count
+            self._combine(index, count, mean, float(times @ np.square(x - mean)))
+
     def merge(self, other: Accumulator) -> None:
         """Adds what another accumulator counted.
 

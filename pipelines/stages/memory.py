@@ -57,8 +57,8 @@ def decoded_bytes(scenes: Mapping[str, Iterable[Scene]], window: Window, sources
         source = sources[name]
         near = (scene for scene in found if scene.footprint is None or scene.footprint.intersects(outline))
         # Pieces of an acquisition that are scaled unlike are layers of their own.
-        layers = {(source.acquisition_key(scene), _scaling(scene, source)) for scene in near}
-        total += px * pixel_bytes(source, len(layers))
+        layers = sum(len({_scaling(piece, source) for piece in pieces}) for pieces in source.acquisitions(near))
+        total += px * pixel_bytes(source, layers)
     return total
 
 

@@ -59,6 +59,9 @@ class SequenceSums:
 
 def _add(sums: Accumulator, source: Source, raster: RasterFrames) -> None:
     """Counts frames, some at a time."""
+    if raster.values.dtype in (np.uint8, np.uint16):
+        _add_by_number(sums, source, raster)
+        return
     step = max(1, VALUES_AT_ONCE // max(raster.values[:1].size, 1))
     for start in range(0, len(raster.values), step):
         part = slice(start, start + step)
@@ -67,3 +70,22 @@ def _add(sums: Accumulator, source: Source, raster: RasterFrames) -> None:
                 raster.values[part], raster.scale[part], raster.offset[part], raster.nodata, exact=True
             )
         )
+
+
+def _add_by_number(sums: Accumulator, source: Source, raster: RasterFrames) -> None:
+    """Counts frames of whole numbers by the number: each that occurs is transformed once, in place of every pixel."""
+    numbers = np.iinfo(raster.values.dtype).max + 1
+    step = max(1, VALUES_AT_ONCE // max(raster.values[:1, 0].size, 1))
+    for index, band in enumerate(source.bands):
+        alone = source.with_bands([band.name])
+        scaling = np.stack([raster.scale[:, index], raster.offset[:, index]], axis=1)
+        for scale, offset in np.unique(scaling[~np.isnan(scaling).any(axis=1)], axis=0):
+            frames = np.flatnonzero((scaling == (scale, offset)).all(axis=1))
+            times = np.zeros(numbers, np.int64)
+            for start in range(0, len(frames), step):
+                times += np.bincount(raster.values[frames[start : start + step], index].ravel(), minlength=numbers)
+            stored = np.flatnonzero(times)
+            x = alone.to_model_space(
+                stored.astype(raster.values.dtype)[None, None], scale[None], offset[None], raster.nodata, exact=True
+            )
+            sums.add_counted(index, x.ravel(), times[stored])

@@ -78,17 +78,16 @@ class Tally:
 
     def add(self, scenes: Iterable[Scene], cell: BaseGeometry) -> None:
         """Count the scenes of one search cell by the part of the cell that they cover."""
-        frames: defaultdict[tuple[str, str], list[Scene]] = defaultdict(list)
-        sources = {name: self.config.source(name) for name in self.config.sources}
+        by_source: defaultdict[str, list[Scene]] = defaultdict(list)
         for scene in scenes:
-            source = sources[scene.source]
-            if source.kind in IMAGES:
-                frames[scene.source, source.acquisition_key(scene)].append(scene)
-        for (name, _), pieces in frames.items():
-            self._covered[name] += union_all([piece.footprint for piece in pieces]).intersection(cell).area
-            files = tuple(_file(asset, sources[name]) for asset in pieces[0].assets.values())
-            # The largest stand for all: a clipped file of one place would hide the whole ones of the others.
-            self._files[name] = max(self._files.get(name, files), files, key=_pixels)
+            by_source[scene.source].append(scene)
+        for name, found in by_source.items():
+            source = self.config.source(name)
+            for pieces in source.acquisitions(found) if source.kind in IMAGES else ():
+                self._covered[name] += union_all([piece.footprint for piece in pieces]).intersection(cell).area
+                files = tuple(_file(asset, source) for asset in pieces[0].assets.values())
+                # The largest stand for all: a clipped file of one place would hide the whole ones of the others.
+                self._files[name] = max(self._files.get(name, files), files, key=_pixels)
 
     def looks(self) -> dict[str, Look]:
         """What was seen, by source; products that hold always count for every period."""

@@ -336,11 +336,12 @@ def test_a_token_in_the_query_comes_behind_the_key(tmp_path, query: str):
     assert failures == []
     np.testing.assert_array_equal(near.values, frames.values)
     keys = [urlsplit(request).path for request in requests]
+    home = urlsplit(server.url).path
     assert "/a.zarr/.zmetadata" in keys and {f"/a.zarr/t2m/{k}.1.1" for k in range(6)} <= set(keys)
     assert all(key.startswith("/a.zarr/") for key in keys)
     assert all(parse_qs(urlsplit(request).query).get("account") == (["x"] if query else None) for request in requests)
     # What is signed is the address of the key.
-    assert {urlsplit(href).path for href in sign.asked} == set(keys)
+    assert {urlsplit(href).path.removeprefix(home) for href in sign.asked} == set(keys)
 
 
 def test_a_refused_token_in_the_query_is_renewed(tmp_path):

@@ -52,15 +52,38 @@ def test_tiles_of_one_datatake_share_a_key_whatever_their_baseline():
     orbit = scene("sentinel2", platform="sentinel-2a", relative_orbit=94)
     assert key(orbit) == key(scene("sentinel2", "2020-06-01T11:00:05Z", platform="sentinel-2a", relative_orbit=94))
     assert key(orbit) != key(scene("sentinel2", platform="sentinel-2a", relative_orbit=51))
-    assert key(scene("sentinel2", platform="x")) != key(scene("sentinel2", "2020-06-01T11:00:05Z", platform="x"))
 
 
-def test_rows_of_one_path_share_a_key_and_days_do_not():
+def test_rows_of_one_path_share_a_key():
     key = source("landsat").acquisition_key
     one = scene("landsat", platform="landsat-8", wrs_path="199", wrs_row="024")
     assert key(one) == key(scene("landsat", "2020-06-01T10:59:55Z", platform="landsat-8", wrs_path=199))
-    assert key(one) != key(scene("landsat", "2020-06-17T10:59:31Z", platform="landsat-8", wrs_path=199))
     assert key(one) != key(scene("landsat", platform="landsat-9", wrs_path=199))
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "cycle_days"),
+    [
+        ("sentinel2", {"platform": "sentinel-2a", "relative_orbit": 94}, 10),
+        ("sentinel2", {"platform": "sentinel-2a"}, 10),
+        ("sentinel1", {"platform": "sentinel-1a", "relative_orbit": 59, "orbit_state": "ascending"}, 12),
+        ("landsat", {"platform": "landsat-8", "wrs_path": 90}, 16),
+        ("palsar2", {"relative_orbit": 7}, 14),
+    ],
+)
+def test_a_pass_is_one_acquisition_over_midnight_and_the_next_is_another(name, facts, cycle_days):
+    """Over 150 E (Sydney is at 151) Landsat and Sentinel-2 cross midnight UTC; the evening's radar does over 90 W."""
+    moments = [np.datetime64(f"2020-06-01T{time}", "ms") for time in ("23:59:10", "23:59:34", "23:59:58")]
+    moments += [moments[0] + np.timedelta64(72, "s"), moments[0] + np.timedelta64(99, "m")]
+    moments += [moment + np.timedelta64(cycle_days, "D") for moment in moments[1:3]]
+    scenes = [replace(scene(name, f"{moment}Z", **facts), scene_id=str(moment)) for moment in moments]
+    found = source(name).acquisitions(reversed(scenes))
+    assert [[scenes.index(piece) for piece in pieces] for pieces in found] == [[0, 1, 2, 3], [4], [5, 6]]
+
+
+def test_tiles_of_a_map_are_one_frame_whenever_they_were_made():
+    tiles = [scene("elevation", "2011-01-01T00:00:00Z"), scene("elevation", "2014-12-31T00:00:00Z")]
+    assert source("elevation").acquisitions(tiles) == [tiles]
 
 
 def test_radar_passes_are_told_apart():
