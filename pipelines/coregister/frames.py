@@ -198,15 +198,16 @@ def _requests(scene: Scene, window: Window, source: Source, signers: Signers) ->
 
 def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Window, source: Source) -> None:
     """Puts a piece's pixels where the frame has none yet."""
-    shape = (len(source.bands), *window.shape)
-    values = np.full(shape, np.dtype(source.dtype).type(source.nodata), source.dtype)
+    nodata = np.dtype(source.dtype).type(source.nodata)
+    values = np.empty((len(source.bands), *window.shape), source.dtype)
     scale, offset = np.ones(len(source.bands)), np.zeros(len(source.bands))
     for index, band in enumerate(source.band_names):
         request = wanted.get(band)
-        if request is None:
-            continue
-        scale[index], offset[index] = request.asset.scale, request.asset.offset
-        if request.pixels is not None:
+        if request is not None:
+            scale[index], offset[index] = request.asset.scale, request.asset.offset
+        if request is None or request.pixels is None:
+            values[index] = nodata
+        else:
             layer = warp(
                 request.pixels,
                 request.origin,
@@ -218,8 +219,9 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
             values[index] = to_dtype(layer, request.file_nodata, source, request.asset)
             request.pixels = None
     if scene.footprint is not None and not (inside := reach(scene.footprint, window)).all():
-        values[:, ~inside] = np.dtype(source.dtype).type(source.nodata)
-    if not present(values, source.nodata, source).any():
+        values[:, ~inside] = nodata
+    here = present(values, source.nodata, source)
+    if not here.any():
         return
     if (said := source.contradiction(values, scale, offset)) is not None:
         raise ValueError(f"scene {scene.scene_id}: {said}")
@@ -231,7 +233,6 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
     trust = weight(source, values, source.nodata, scale, offset, masks)
     doubt = source.doubt(source, values, trust, scale, offset)
     before = frame.measured(source)
-    here = present(values, source.nodata, source)
     if before is not None:
         here &= ~before
         if not here.any():
@@ -242,8 +243,10 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
         joined.weight[here] = trust[here]
         joined.used.append(scene.scene_id)
     else:
-        values[:, ~here] = np.dtype(source.dtype).type(source.nodata)
-        frame.layers.append(Layer(values, np.where(here, trust, np.uint8(0)), scale, offset, [scene.scene_id]))
+        if not here.all():
+            values[:, ~here] = nodata
+            trust[~here] = 0
+        frame.layers.append(Layer(values, trust, scale, offset, [scene.scene_id]))
     if doubt is not None:
         frame.doubts.append(ReadDoubt(source.name, scene.scene_id, doubt))
 

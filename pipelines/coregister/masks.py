@@ -20,6 +20,12 @@ def is_nodata(values: NDArray, nodata: float) -> NDArray[np.bool_]:
     return values == nodata
 
 
+def is_measured(values: NDArray, nodata: float) -> NDArray[np.bool_]:
+    """The opposite of :func:`is_nodata`."""
+    missing = is_nodata(values, nodata)
+    return np.logical_not(missing, out=missing)
+
+
 def measuring(source: Source) -> list[int]:
     """Indices of the bands that measure the ground; an angle of view beside them does not."""
     found = [index for index, band in enumerate(source.bands) if band.transform is not Transform.RADIANS]
@@ -31,7 +37,7 @@ def present(values: NDArray, nodata: float, source: Source | None = None) -> NDA
     bands = measuring(source) if source is not None else range(values.shape[-3])
     out = np.zeros((*values.shape[:-3], *values.shape[-2:]), bool)
     for index in bands:
-        out |= ~is_nodata(values[..., index, :, :], nodata)
+        out |= is_measured(values[..., index, :, :], nodata)
     return out
 
 
@@ -70,7 +76,7 @@ def weight(
     """
     good = np.zeros(values.shape[1:], bool)
     for index in measuring(source):
-        usable = ~is_nodata(values[index], nodata)
+        usable = is_measured(values[index], nodata)
         band = source.bands[index]
         if np.isfinite(band.valid).any():
             low, high = stored_range(band, float(scale[index]), float(offset[index]))
@@ -81,4 +87,4 @@ def weight(
         return np.ceil(255 * good * trusted).astype(np.uint8)
     if trusted is not None:
         good &= trusted
-    return np.where(good, np.uint8(255), np.uint8(0))
+    return good.view(np.uint8) * np.uint8(255)
