@@ -115,12 +115,13 @@ def descendants(pid: int, title: str = "") -> list[psutil.Process]:
 
 def kill_driver(process: subprocess.Popen) -> None:
     """SIGKILL to the command itself; returns when everything that it had started is gone too."""
-    # Ray's own agents notice the death of their head after a minute or more; they write nothing. All others must go.
+    # Ray's own agents notice the death of their head after a minute or more; they write nothing. All others must go;
+    # a worker that was only being started waits for its head half a minute.
     family = descendants(process.pid)
     agents = [member for member in family if _is_agent(member)]
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    _, left = psutil.wait_procs([member for member in family if member not in agents], timeout=20)
+    _, left = psutil.wait_procs([member for member in family if member not in agents], timeout=60)
     alive = {member: _words(member) for member in left if _runs(member)}
     for member in (*agents, *alive):
         with contextlib.suppress(psutil.NoSuchProcess):
