@@ -121,9 +121,11 @@ def kill_driver(process: subprocess.Popen) -> None:
     agents = [member for member in family if _is_agent(member)]
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    _, left = psutil.wait_procs([member for member in family if member not in agents], timeout=60)
-    alive = {member: _words(member) for member in left if _runs(member)}
-    for member in (*agents, *alive):
+    end = time.monotonic() + 60
+    while (left := [member for member in family if member not in agents and _runs(member)]) and time.monotonic() < end:
+        time.sleep(0.1)
+    alive = {member: _words(member) for member in left}
+    for member in (*agents, *left):
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     assert not alive, f"left behind by a killed run: {alive}"
