@@ -100,7 +100,7 @@ class SnapshotCatalog:
         for file in self._patiently(url, partial(self._open, url)).get_fragments():
             for part, wanted in self._patiently(url, partial(_parts, file, collections, area, period)):
                 for batch in self._patiently(url, partial(_matching, part, wanted)):
-                    yield from batch.to_pylist()
+                    yield from batch.to_pylist(maps_as_pydicts="strict")  # assets may be a map
 
     def _open(self, url: str) -> pds.Dataset:
         filesystem, path = fsspec.core.url_to_fs(url, **self.storage_options)

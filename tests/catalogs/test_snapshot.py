@@ -148,6 +148,23 @@ def test_every_file_of_a_snapshot_is_read_by_its_own_columns(world, tmp_path, la
     assert scenes("first") and scenes("second")
 
 
+def test_assets_may_be_a_map(world, tmp_path):
+    """As writers do that keep items of several collections in one file."""
+    _, out = world
+    table = pq.read_table(out / "optical/part-0.parquet")
+    index = table.column_names.index("assets")
+    kind = table.schema.field("assets").type
+    fields = pa.unify_schemas([pa.schema(list(part.type)) for part in kind], promote_options="permissive")
+    rows = [[pair for pair in row.items() if pair[1]] for row in table["assets"].to_pylist()]
+    maps = pa.array(rows, pa.map_(pa.string(), pa.struct(list(fields))))
+    pq.write_table(table.set_column(index, "assets", maps), tmp_path / "maps.parquet")
+    told, found = (
+        open_catalog("cat", "geoparquet", str(path)).search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+        for path in (out / "optical", tmp_path / "maps.parquet")
+    )
+    assert [key(scene) for scene in found] == [key(scene) for scene in told] != []
+
+
 @pytest.mark.parametrize("column", ["absent", "null"])
 def test_rows_that_name_no_collection_are_of_the_one_that_is_asked_for_and_refused_where_there_are_two(
     world, tmp_path, column

@@ -304,3 +304,20 @@ def test_a_block_that_cannot_be_inflated_is_fetched_once_more(tmp_path, monkeypa
     with serve(tmp_path) as server, pytest.raises(cog.CorruptBlock, match="cannot be inflated"):
         read(crop_of(f"{server.url}/a.tif", **whole))
     assert len(server.requests) == 3
+
+
+def test_no_flipped_bit_of_a_block_that_is_used_to_its_end_passes(tmp_path):
+    """Deflate has a checksum behind its last byte."""
+    path = tmp_path / "a.tif"
+    values = write(path, blockysize=HEIGHT, compress="deflate", predictor=2)
+    whole = path.read_bytes()
+    image = parse(whole)
+    start, size = int(image.offsets[0, 0]), int(image.counts[0, 0])
+    rng = np.random.default_rng(0)
+    for at, bit in zip(rng.integers(start, start + size, 200), rng.integers(0, 8, 200), strict=True):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << bit
+        path.write_bytes(flipped)
+        cog.forget_files()
+        (found,) = engine("cog").read([crop_of(path)], 1)
+        assert isinstance(found, Exception) or np.array_equal(found, values), (at, bit)

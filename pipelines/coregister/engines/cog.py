@@ -271,14 +271,11 @@ def _requests(image: TiffImage, pieces: list[_Piece]) -> Iterator[list[_Piece]]:
 def _decode(image: TiffImage, piece: _Piece, content: bytes, out: NDArray) -> None:
     """Puts the needed part of a block where it belongs."""
     width, size = image.block_width, image.dtype.itemsize
-    rows = min(piece.rows.stop, image.rows_of(piece.block[0]))
+    stored = image.rows_of(piece.block[0])
+    rows = min(piece.rows.stop, stored)
     needed = rows * width * size
     if image.compression == DEFLATE:
-        try:
-            # Inflating ends with the last row that is needed.
-            content = isal_zlib.decompressobj().decompress(content, needed)
-        except isal_zlib.error as error:  # type: ignore[misc]  # its stub calls the class an instance
-            raise CorruptBlock(f"block {piece.block} cannot be inflated: {error}") from error
+        content = _inflate(piece, content, needed, image.block_height * width * size if rows == stored else None)
     if len(content) < needed:
         raise CorruptBlock(f"block {piece.block} holds {len(content)} bytes where {needed} are needed")
     first = piece.rows.start, piece.cols.start
@@ -296,6 +293,22 @@ def _decode(image: TiffImage, piece: _Piece, content: bytes, out: NDArray) -> No
     else:
         block = np.frombuffer(content, image.dtype, rows * width).reshape(rows, width)
         out[piece.out] = block[piece.rows, piece.cols]
+
+
+def _inflate(piece: _Piece, content: bytes, needed: int, largest: int | None) -> bytes:
+    """The first bytes of a deflated block, or, where ``largest`` says how many there may be, all of them.
+
+    All are held against the checksum that lies behind the last one.
+    """
+    inflater = isal_zlib.decompressobj()
+    try:
+        # The checksum is compared only if more bytes are asked for than there are.
+        inflated = inflater.decompress(content, needed if largest is None else largest + 1)
+    except isal_zlib.error as error:  # type: ignore[misc]  # its stub calls the class an instance
+        raise CorruptBlock(f"block {piece.block} cannot be inflated: {error}") from error
+    if largest is not None and not inflater.eof:
+        raise CorruptBlock(f"block {piece.block} cannot be inflated: it does not end where it should")
+    return inflated
 
 
 # The whole crop is passed, not its part: numba compiles a kernel anew for arrays that are not contiguous.
