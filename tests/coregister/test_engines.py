@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 
 from pipelines.coregister.engines import ENGINES, Crop, FileGrid, HeaderMismatch, engine
+from pipelines.coregister.engines.tiff import Unsupported, parse
 from tests.coregister.files import EPSG, LEFT, TOP, noise, write_raster
 
 
@@ -47,6 +49,39 @@ def test_a_file_that_is_not_as_described_is_refused_with_its_own_header(tmp_path
     (result,) = engine(name).read([Crop(str(path), shifted, "uint16", 0, 0, 0, 50, 50)], 1)
     assert isinstance(result, HeaderMismatch)
     assert result.header.grid == FileGrid(EPSG, LEFT, TOP, 10, -10, 50, 50)
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "COG"])
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_the_files_own_mask_hides_is_nodata(tmp_path, name: str, driver: str):
+    values, seen = noise((90, 80), 0), np.random.default_rng(1).random((90, 80)) < 0.8
+    plain = write_raster(tmp_path / "plain.tif", values, LEFT, TOP, 10, nodata=None)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(plain, "r+") as file:
+        file.write_mask(seen)
+    path = tmp_path / "a.tif"
+    rasterio.shutil.copy(plain, path, driver=driver, compress="deflate")
+    assert not path.with_suffix(".tif.msk").exists()
+    crop = Crop(str(path), FileGrid(EPSG, LEFT, TOP, 10, -10, 90, 80), "uint16", 0, 3, 5, 70, 80)
+    (pixels,) = engine(name).read([crop], 1)
+    np.testing.assert_array_equal(pixels, np.where(seen, values, 0)[5:85, 3:73])
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "COG"])
+def test_overviews_before_the_pixels_are_passed_over_and_behind_them_left_to_gdal(tmp_path, driver: str):
+    values = noise((1200, 1100), 0)
+    path = write_raster(tmp_path / "a.tif", values, LEFT, TOP, 10, layout={"compress": "deflate"})
+    with rasterio.open(path, "r+") as file:
+        file.build_overviews([2, 4])
+    if driver == "COG":
+        path = tmp_path / "cog.tif"
+        rasterio.shutil.copy(tmp_path / "a.tif", path, driver=driver, compress="deflate")
+        assert parse(path.read_bytes()[:4096]).width == 1100
+    else:
+        with pytest.raises(Unsupported, match="behind the pixels"):
+            parse(path.read_bytes()[:4096])
+    crop = Crop(str(path), FileGrid(EPSG, LEFT, TOP, 10, -10, 1200, 1100), "uint16", 0, 3, 5, 70, 80)
+    (pixels,) = engine("cog").read([crop], 1)
+    np.testing.assert_array_equal(pixels, values[5:85, 3:73])
 
 
 def test_unknown_engine_is_named():

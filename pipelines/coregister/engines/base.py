@@ -19,6 +19,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.enums import MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as FileWindow
 
@@ -251,6 +252,14 @@ def opened(crop: Crop) -> Iterator[DatasetReader]:
     with rasterio.Env(**env), rasterio.open(crop.href, sharing=False) as dataset:
         check_header(dataset, crop)
         yield dataset
+
+
+def read_pixels(dataset: DatasetReader, crop: Crop, window: FileWindow) -> NDArray:
+    """A window of an open file as it is stored; what the file's own mask hides is the crop's nodata."""
+    values: NDArray = dataset.read(1, window=window)
+    if dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]:
+        values[dataset.read_masks(1, window=window) == 0] = crop.nodata
+    return values
 
 
 def _forget_bucket(href: str, env: Mapping[str, object]) -> None:

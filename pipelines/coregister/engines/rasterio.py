@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from numpy.typing import NDArray
 
-from pipelines.coregister.engines.base import Crop, in_threads, opened
+from pipelines.coregister.engines.base import Crop, in_threads, opened, read_pixels
 
 
 class RasterioEngine:
@@ -21,6 +21,6 @@ def read_crop(crop: Crop) -> NDArray | Exception:
     """One crop's pixels, or why there are none."""
     try:
         with opened(crop) as dataset:
-            return dataset.read(1, window=crop.window)
+            return read_pixels(dataset, crop, crop.window)
     except Exception as error:  # handed to the caller, who classifies it
         return error

@@ -20,7 +20,7 @@ from dask.base import compute
 from numpy.typing import NDArray
 from rasterio.windows import Window as FileWindow
 
-from pipelines.coregister.engines.base import Crop, opened
+from pipelines.coregister.engines.base import Crop, opened, read_pixels
 
 WEB_MERCATOR = 3857
 
@@ -56,7 +56,7 @@ class _CropReader:
         inside = FileWindow(crop.col + window.col_off, crop.row + window.row_off, window.width, window.height)
         try:
             with opened(crop) as dataset:
-                return dataset.read(1, window=inside)
+                return read_pixels(dataset, crop, inside)
         except Exception as error:  # handed to the caller of the engine, who classifies it
             self.ledger.failures[self.key] = error
             return np.full((int(window.height), int(window.width)), self.fill_value, self.dtype)

@@ -1,7 +1,7 @@
 """What a GeoTIFF says of its first image: size, blocks, compression, place. Knows no files, only bytes.
 
-Little-endian TIFF and BigTIFF with one band of 8 to 64 bits, stored plain or deflated, which is what public archives
-hold. For anything else :class:`Unsupported` is raised and GDAL may read it. TIFF 6.0; OGC GeoTIFF 1.1.
+Little-endian TIFF and BigTIFF with one band of 8 to 64 bits and no mask, stored plain or deflated, which is what public
+archives hold. For anything else :class:`Unsupported` is raised and GDAL may read it. TIFF 6.0; OGC GeoTIFF 1.1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ NO_PREDICTOR, HORIZONTAL, FLOATING = 1, 2, 3
 _KINDS = {1: "u", 2: "i", 3: "f"}
 _TYPES = {1: "B", 2: "c", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER = 256, 257, 258, 259, 266
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER = 254, 256, 257, 258, 259, 266
+_MASK = 4  # bit of the subfile type: the directory is the mask of another
+_MOST_DIRECTORIES = 64
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS, _PREDICTOR = 273, 277, 278, 279, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS, _SAMPLE_FORMAT = 322, 323, 324, 325, 339
 _SCALE, _TIE_POINT, _MATRIX, _GEO_KEYS, _NODATA = 33550, 33922, 34264, 34735, 42113
@@ -110,6 +112,8 @@ def parse(head: bytes) -> TiffImage:
     counts = np.array(tags.all(_TILE_COUNTS if tiled else _STRIP_COUNTS), np.int64)
     if offsets.size != shape[0] * shape[1] or counts.size != offsets.size:
         raise Unsupported(f"{offsets.size} blocks for {shape}")
+    if tags.masked(behind=int(offsets[counts > 0].min(initial=len(head)))):
+        raise Unsupported("a mask")
     dtype = np.dtype(f"<{kind}{bits // 8}")
     return TiffImage(
         height=height,
@@ -181,14 +185,45 @@ class _Tags:
             raise ValueError(f"not a TIFF: it begins with {head[:4]!r}")
         big = version == 43
         self.slot, self.word = (8, "Q") if big else (4, "I")
-        start = self._take("Q", 8)[0] if big else self._take("I", 4)[0]
-        count = self._take("Q" if big else "H", start)[0]
-        first, size = start + (8 if big else 2), 20 if big else 12
         self.entries: dict[int, tuple[int, int, int]] = {}
+        first, count, self.following = self._directory(self._take("Q", 8)[0] if big else self._take("I", 4)[0])
         for index in range(count):
-            at = first + index * size
-            tag, kind, length = self._take("HHQ" if big else "HHI", at)
-            self.entries[tag] = kind, length, at + size - self.slot
+            self._enter(self.entries, first, index)
+
+    def _directory(self, start: int) -> tuple[int, int, int]:
+        """Where a directory's entries begin, how many there are, and where the next directory begins (0: nowhere)."""
+        count = self._take("Q" if self.slot == 8 else "H", start)[0]
+        first = start + (8 if self.slot == 8 else 2)
+        return first, count, self._take(self.word, first + count * (4 + 2 * self.slot))[0]
+
+    def _enter(self, entries: dict[int, tuple[int, int, int]], first: int, index: int) -> None:
+        at = first + index * (4 + 2 * self.slot)
+        tag, kind, length = self._take("HHQ" if self.slot == 8 else "HHI", at)
+        entries[tag] = kind, length, at + 4 + self.slot
+
+    def masked(self, behind: int) -> bool:
+        """Whether a directory after the first is a mask.
+
+        Args:
+            behind: where the pixels begin. A directory behind them is not fetched with the header.
+
+        Raises:
+            Unsupported: there is such a directory, or there is no end of them.
+            TooShort: a directory before the pixels is not among the bytes given.
+        """
+        following = self.following
+        for _ in range(_MOST_DIRECTORIES):
+            if not following:
+                return False
+            if following >= max(behind, len(self.head)):
+                raise Unsupported("directories behind the pixels")
+            first, count, following = self._directory(following)
+            entries: dict[int, tuple[int, int, int]] = {}
+            if count:
+                self._enter(entries, first, 0)  # entries are sorted by tag, and no tag is below the subfile type's
+            if _SUBFILE in entries and self._take("I", entries[_SUBFILE][2])[0] & _MASK:
+                return True
+        raise Unsupported("directories without end")
 
     def __contains__(self, tag: int) -> bool:
         return tag in self.entries
