@@ -49,6 +49,7 @@ _FACTS: dict[str, tuple[str, ...]] = {
     "instrument_mode": ("sar:instrument_mode",),
     "version": ("version",),
 }
+_PLATFORMS = {"sentinel2": "sentinel-2", "sentinel1": "sentinel-1", "landsat": "landsat", "palsar2": "alos"}
 _INTEGERS = ("wrs_path", "wrs_row", "relative_orbit", "absolute_orbit")
 
 # Single-file sources: our name of the file <- asset keys, best first, then media types or endings.
@@ -84,6 +85,7 @@ def normalise(
             is of a sensor or grade that the source is not.
     """
     collection = str(item.get("collection") or collection or "")
+    _require_platform_of(source.name, item)
     if source.name == "landsat":
         landsat.require_tier_1(item)
     outline = footprint(item)
@@ -103,6 +105,16 @@ def normalise(
         facts=facts(item),
         item_href=item_href(item, base),
     )
+
+
+def _require_platform_of(source_name: str, item: Fields) -> None:
+    """Refuse another known satellite's item; a name that is nobody's says nothing."""
+    properties = item.get("properties") or {}
+    platform = str(properties.get("platform") or properties.get("constellation") or "")
+    known = platform.lower().replace("_", "-").replace(" ", "-")
+    owner = next((name for name, prefix in _PLATFORMS.items() if known.startswith(prefix)), None)
+    if owner is not None and source_name in _PLATFORMS and owner != source_name:
+        raise UnusableItem(f"item of {platform}, which is no satellite of source {source_name}; see its collections")
 
 
 def item_href(item: Fields, base: str | None) -> str:

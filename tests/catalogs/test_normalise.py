@@ -181,6 +181,27 @@ def test_landsat_is_8_or_9_of_tier_1_where_the_item_says_so(properties, reason):
         normalise(one, source("landsat"), "cat")
 
 
+@pytest.mark.parametrize(
+    ("name", "platform", "refused"),
+    [
+        ("landsat", "sentinel-2a", True),
+        ("sentinel2", "LANDSAT_8", True),
+        ("sentinel1", "Sentinel-2B", True),
+        ("sentinel2", "Sentinel-2C", False),
+        ("sentinel2", "S2A", False),
+        ("sentinel2", None, False),
+    ],
+)
+def test_items_of_another_satellite_are_refused(name, platform, refused):
+    bands = {"sentinel1": "vv"}.get(name, "red")
+    one = item({bands: {"href": "/r.tif"}}, **{"platform": platform, "s2:processing_baseline": "05.00"})
+    if not refused:
+        assert normalise(one, source(name), "cat").assets[bands].href == "/r.tif"
+        return
+    with pytest.raises(UnusableItem, match=f"item of {platform}, which is no satellite of source {name}"):
+        normalise(one, source(name), "cat")
+
+
 def test_refused_landsat_scenes_are_counted_by_reason():
     kinds = [("a", "landsat-8", "T1"), ("b", "landsat-7", "T1"), ("c", "landsat-7", "T2"), ("d", "landsat-9", "T2")]
     items = []
