@@ -121,7 +121,7 @@ def monthly(features: Features, measured: Tensor, period_ms: Tensor) -> Tensor:
     length = (period_ms[:, 1:] - period_ms[:, :1]).double()
     part = ((axis.time_ms - period_ms[:, :1]).double() / length * MONTHS).floor().clamp(0, MONTHS - 1)
     inside = measured & axis.present[..., None, None]
-    means = []
+    means: list[Tensor] = []
     for month in range(-1, MONTHS):
         weight = (inside if month < 0 else inside & (part == month)[..., None, None]).float()[..., None]
         count = weight.sum(dim=1)

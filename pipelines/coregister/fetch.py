@@ -336,6 +336,7 @@ def _prepare(requests: Sequence[Request], threads: int) -> list[Crop | Exception
                 again=again,
                 settings=settings,
                 name=local_path(href),
+                codes=request.mask,
                 nodata_assumed=not request.mask and request.asset.nodata is None and header.nodata is None,
                 renew=partial(renewed, request.sign, href) if request.sign else None,
             )

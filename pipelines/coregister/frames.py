@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.coregister.engines import Engine
 from pipelines.coregister.engines.base import same_nodata
 from pipelines.coregister.fetch import FailureKind, Request, Signers, fetch, signer_of
-from pipelines.coregister.masks import is_nodata, present, weight
+from pipelines.coregister.masks import hide, is_nodata, present, weight
 from pipelines.coregister.reach import reach
 from pipelines.coregister.warp import warp
 from pipelines.grid import Window
@@ -209,7 +209,7 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
             values[index] = nodata
         else:
             layer = warp(
-                request.pixels,
+                hide(request.pixels, source.unmeasured, request.file_nodata),
                 request.origin,
                 request.grid,
                 window,
@@ -226,9 +226,11 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
     if (said := source.contradiction(values, scale, offset)) is not None:
         raise ValueError(f"scene {scene.scene_id}: {said}")
     masks = {
-        role: warp(request.pixels, request.origin, request.grid, window, 0, nearest=True)
+        role: np.zeros(window.shape, request.dtype)  # as beyond the edge of a mask that reaches into the window
+        if request.pixels is None
+        else warp(request.pixels, request.origin, request.grid, window, 0, nearest=True)
         for role, request in ((role, wanted.get(role)) for role in source.mask_roles)
-        if request is not None and request.pixels is not None
+        if request is not None
     }
     trust = weight(source, values, source.nodata, scale, offset, masks)
     doubt = source.doubt(source, values, trust, scale, offset)
@@ -271,5 +273,14 @@ def to_dtype(layer: NDArray, file_nodata: float, source: Source, asset: Asset) -
                 f"{source.name} ({target}) cannot hold; is it the right asset?"
             )
     out = np.where(missing, layer.dtype.type(0), layer).astype(target)
+    if source.kind is not Kind.CLASSES:  # a class without a code of its own is none
+        out[out == target.type(source.nodata)] = _beside(source.nodata, target)
     out[missing] = target.type(source.nodata)
     return out
+
+
+def _beside(nodata: float, dtype: np.dtype) -> float:
+    """The number next to nodata, for what was measured as just that."""
+    if dtype.kind == "f":
+        return float(np.nextafter(dtype.type(nodata), dtype.type(np.inf)))
+    return nodata + 1 if nodata < np.iinfo(dtype).max else nodata - 1

@@ -26,6 +26,13 @@ def is_measured(values: NDArray, nodata: float) -> NDArray[np.bool_]:
     return np.logical_not(missing, out=missing)
 
 
+def hide(values: NDArray, unmeasured: tuple[float, ...], nodata: float) -> NDArray:
+    """The same array, in which numbers that mean "not measured" as well have become nodata."""
+    for number in unmeasured:
+        values[values == number] = nodata
+    return values
+
+
 def measuring(source: Source) -> list[int]:
     """Indices of the bands that measure the ground; an angle of view beside them does not."""
     found = [index for index, band in enumerate(source.bands) if band.transform is not Transform.RADIANS]

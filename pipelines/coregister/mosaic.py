@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.coregister.engines.base import FileGrid, same_nodata
 from pipelines.coregister.fetch import Request
+from pipelines.grid import is_geographic
 
 
 def with_neighbours(request: Request, others: Iterable[Request]) -> tuple[NDArray, tuple[int, int]]:
@@ -61,7 +62,10 @@ def _shift(grid: FileGrid, other: FileGrid) -> tuple[int, int] | None:
     alike = isclose(grid.step_x, other.step_x, rel_tol=1e-9) and isclose(grid.step_y, other.step_y, rel_tol=1e-9)
     if grid.epsg != other.epsg or not alike:
         return None
-    rows, cols = (other.top - grid.top) / grid.step_y, (other.left - grid.left) / grid.step_x
+    east = other.left - grid.left
+    if is_geographic(grid.epsg):  # the tile beyond the antimeridian is the next one
+        east -= 360 * round(east / 360)
+    rows, cols = (other.top - grid.top) / grid.step_y, east / grid.step_x
     if abs(rows - round(rows)) > 1e-3 or abs(cols - round(cols)) > 1e-3:
         return None
     return round(rows), round(cols)

@@ -228,7 +228,10 @@ def _bilinear(crop: NDArray[Any], col: int, row: int, x: float, y: float, nodata
 @njit(nogil=True, cache=True)
 def _store(out: NDArray[Any], i: int, j: int, value: float, nodata: float, integer: bool) -> None:
     if integer and _is_data(value, nodata):
-        value = np.floor(value + 0.5)
+        rounded = np.floor(value + 0.5)
+        if rounded == nodata:  # what was measured stays measured, half a number off
+            rounded += 1.0 if value >= nodata else -1.0
+        value = rounded
     out[i, j] = value
 
 

@@ -101,6 +101,7 @@ class Source:
         kind: shape of the measurements.
         bands: in the order of the channel axis.
         dtype, nodata: of the native arrays held in shards.
+        unmeasured: stored numbers that mean "not measured" whatever catalog and file say.
         is_input: encoded by the model (every source is also a target).
         geometry_names: the decoder's acquisition numbers; ``geometry`` computes them from a scene.
         mask_roles: roles of quality assets read beside the bands, nearest neighbour.
@@ -125,6 +126,7 @@ class Source:
     bands: tuple[Band, ...]
     dtype: str
     nodata: float
+    unmeasured: tuple[float, ...] = ()
     is_input: bool = False
     geometry_names: tuple[str, ...] = ()
     geometry: Callable[[Scene], tuple[float, ...]] = _no_geometry

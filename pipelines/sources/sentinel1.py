@@ -46,6 +46,8 @@ SOURCE = Source(
     ),
     dtype="float32",
     nodata=-32768.0,
+    # No echo is without power: border noise that was cut away, and corners of files that nobody filled with nodata.
+    unmeasured=(0.0,),
     is_input=True,
     geometry_names=("heading_sin", "heading_cos", "inclination_rad"),
     geometry=geometry,

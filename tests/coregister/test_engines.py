@@ -66,6 +66,17 @@ def test_what_the_files_own_mask_hides_is_nodata(tmp_path, name: str, driver: st
     np.testing.assert_array_equal(pixels, np.where(seen, values, 0)[5:85, 3:73])
 
 
+@pytest.mark.parametrize("codes", [False, True])
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_the_file_calls_nodata_is_nodata_beside_what_the_catalog_does(tmp_path, name: str, codes: bool):
+    values = noise((90, 80), 0, holes=0.1)
+    values[5:9] = 65535
+    path = write_raster(tmp_path / "a.tif", values, LEFT, TOP, 10, nodata=65535)
+    crop = Crop(str(path), FileGrid(EPSG, LEFT, TOP, 10, -10, 90, 80), "uint16", 0, 0, 0, 80, 90, codes=codes)
+    (pixels,) = engine(name).read([crop], 1)
+    np.testing.assert_array_equal(pixels, values if codes else np.where(values == 65535, 0, values))
+
+
 @pytest.mark.parametrize("driver", ["GTiff", "COG"])
 def test_overviews_before_the_pixels_are_passed_over_and_behind_them_left_to_gdal(tmp_path, driver: str):
     values = noise((1200, 1100), 0)

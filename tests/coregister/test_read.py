@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pipelines.coregister import cut_rasters, read_frames, read_window, to_frames
 from pipelines.coregister.engines import ENGINES
 from pipelines.sources import source
-from tests.coregister.files import DAY, LEFT, TOP, noise, scene_of, window, write_raster
+from tests.coregister.files import DAY, LEFT, TOP, asset_of, noise, scene_of, window, write_raster
 
 S2 = source("sentinel2", ["blue", "nir", "swir16"])
 HOUR = 3_600_000
@@ -163,6 +164,42 @@ def test_other_dtypes_are_converted_or_refused(tmp_path):
     real = write_raster(tmp_path / "blue.tif", np.full((30, 30), 0.25, np.float32), LEFT, TOP, 10)
     frames, failures = read_frames([scene_of("sentinel2", "x", {"blue": real})], window(0, 0, 20, 20), S2)
     assert frames is None and failures[0].kind == "unusable" and "float32" in failures[0].reason
+
+
+def test_what_was_measured_as_the_sources_nodata_stays_measured(tmp_path):
+    stored = np.arange(900, dtype=np.int16).reshape(30, 30)
+    stored[4, 5], stored[6, 7] = -9999, 0
+    path = write_raster(tmp_path / "blue.tif", stored, LEFT, TOP, 10, nodata=-9999)
+    frames, _ = read_frames([scene_of("sentinel2", "x", {"blue": path})], window(0, 0, 20, 20), S2)
+    assert frames is not None and S2.nodata == 0
+    found, weight = frames.values[0, 0], frames.weight[0]
+    assert found[4, 5] == 0 and weight[4, 5] == 0
+    assert found[6, 7] == 1 and weight[6, 7] == 255 and found[0, 0] == 1
+
+
+@pytest.mark.parametrize("left", [LEFT, LEFT + 3])
+def test_radar_without_power_is_not_measured_and_the_next_slice_is_taken(tmp_path, left):
+    radar, facts = source("sentinel1", ["vv"]), {"platform": "sentinel-1a", "relative_orbit": 37}
+    power = np.full((40, 40), 0.25, np.float32)
+    cut = power.copy()
+    cut[20:] = 0  # border noise, cut away and not filled with nodata
+    scenes = []
+    for k, (name, values) in enumerate((("a", cut), ("b", power))):
+        path = write_raster(tmp_path / f"{name}.tif", values, left, TOP, 10, nodata=-32768)
+        scenes.append(scene_of("sentinel1", name, {"vv": path}, facts=facts, time_ms=DAY + k * 25_000))
+    frames, _ = read_frames(scenes, window(5, 5, 30, 30), radar)
+    assert frames is not None and frames.scene_ids == ("a+b",)
+    assert (frames.values == 0.25).all() and (frames.weight == 255).all()
+
+
+def test_beyond_its_mask_a_scene_is_trusted_the_same_in_every_window(tmp_path):
+    whole = sentinel2(tmp_path, "a")
+    west = write_raster(tmp_path / "west.tif", np.full((60, 20), 4, np.uint8), LEFT, TOP, 10)
+    scene = replace(whole, assets={**whole.assets, "scl": asset_of(west, "scl")})
+    large, small = (read_frames([scene], box, S2)[0] for box in (window(0, 0, 60, 40), window(30, 0, 20, 40)))
+    assert large is not None and small is not None
+    np.testing.assert_array_equal(large.weight[0, :, 30:50], small.weight[0])
+    assert (large.weight[0, :, :20] == 255).all() and (small.weight == 0).all()
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,29 @@ def test_a_plane_has_one_slope_across_the_seams_of_its_tiles(tmp_path):
             np.testing.assert_array_equal(part.values[0], frames.values[0, :, 16:19, first : first + size])
 
 
+def test_a_plane_has_one_slope_across_the_antimeridian(tmp_path):
+    """Zone 1 begins at 180 degrees; its westernmost tile's neighbour ends there and counts its longitudes from 179."""
+    slope, step, epsg = 0.1, 1 / 3600, 32601
+    to_utm = Transformer.from_crs(4326, epsg, always_xy=True)
+    corner_x, corner_y = to_utm.transform(-180.0, 40.0)
+    left, top = round(corner_x / 10) * 10 - 160, round(corner_y / 10) * 10 + 160
+    scenes = []
+    for name, west in (("e", -180.0), ("w", 180.0 - 120 * step)):
+        lon, lat = west + (np.arange(120) + 0.5) * step, 40.0 + (60 - np.arange(120) - 0.5) * step
+        x, _ = to_utm.transform(*np.meshgrid(lon - 360 if west > 0 else lon, lat))
+        path = write_raster(
+            tmp_path / f"{name}.tif", (2000 + slope * (x - corner_x)).astype(np.float32), west, 40.0 + 60 * step, step,
+            4326, nodata=-9999,
+        )  # fmt: skip
+        scenes.append(scene_of("elevation", name, {"elevation": path}))
+    area = Window(epsg, left, top, 32, 32)
+    frames, _ = read_frames(scenes, area, DEM)
+    assert frames is not None and frames.scene_ids[0] in ("e+w", "w+e")
+    exact = np.broadcast_to(2000 + slope * (area.centres()[0][None] - corner_x), (32, 32))
+    np.testing.assert_allclose(frames.values[0, 0], exact, atol=0.02)
+    np.testing.assert_allclose(frames.values[0, 1], np.sin(np.arctan(slope)), atol=1e-3)
+
+
 def test_a_tile_that_cannot_be_read_is_told_and_leaves_its_hole(tmp_path):
     height = np.add.outer(np.arange(40.0), np.arange(60.0)).astype(np.float32)
     west = write_raster(tmp_path / "w.tif", height[:, :30], LEFT, TOP, 10, nodata=-9999)

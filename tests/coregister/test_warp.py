@@ -202,6 +202,15 @@ def test_nodata_is_never_averaged_into_signal():
     assert set(np.unique(through(values, grid, BIG))) == {0, 5000}
 
 
+@pytest.mark.parametrize("nodata", [0, 500, 65535])
+def test_what_is_measured_never_rounds_onto_nodata(nodata: int):
+    near = [value for value in (nodata - 1, nodata + 1, nodata + 2) if 0 <= value <= 65535]
+    crop = np.random.default_rng(0).choice(near, (40, 40)).astype(np.uint16)
+    grid = FileGrid(EPSG, LEFT, TOP, 20, -20, 40, 40)
+    out = warp(crop, (0, 0), grid, window(4, 4, 60, 60), nodata)
+    assert (out != nodata).all() and np.abs(out.astype(float) - nodata).max() <= 2
+
+
 def test_twenty_metre_pixels_cover_exactly_their_own_ground():
     """A single 20 m pixel surrounded by nodata becomes the four 10 m pixels under it."""
     grid = FileGrid(EPSG, LEFT, TOP, 20, -20, 10, 10)

@@ -117,12 +117,13 @@ class Crop:
         href: signed address, ready to open.
         grid: of the whole file.
         dtype: of the stored numbers.
-        nodata: stored number that fills what an engine must invent (nothing, in practice).
+        nodata: stored number that means "not measured"; what the file's own mask or nodata hides becomes it.
         col, row, width, height: in the file's pixels.
         settings: GDAL configuration that this address needs; may hold credentials, so it is never printed.
         again: the file was tried before; what GDAL remembers of it must not be trusted.
         name: of the file, whatever its signature; its address where it has none.
         nodata_assumed: no catalog said so; a file that says otherwise is not what the crop was planned for.
+        codes: every number is a code, also the one that the file calls nodata.
         renew: a refused address to one with a new signature, for engines that can go on in mid-read.
     """
 
@@ -138,11 +139,17 @@ class Crop:
     settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     name: str = ""
     nodata_assumed: bool = False
+    codes: bool = False
     renew: Callable[[str], str] | None = field(default=None, repr=False, compare=False)
 
     def agrees_on_nodata(self, stated: float | None) -> bool:
         """Whether a file's own word on nodata leaves the crop's as it is."""
         return stated is None or not self.nodata_assumed or same_nodata(stated, self.nodata)
+
+    def hides(self, stated: float | None) -> float | None:
+        """A file's own nodata, where it is another than the crop's and means the same."""
+        held = None if stated is None or self.codes else held_nodata(stated, self.dtype)
+        return None if held is None or same_nodata(held, self.nodata) else held
 
     @property
     def gdal_env(self) -> dict[str, object]:
@@ -255,8 +262,10 @@ def opened(crop: Crop) -> Iterator[DatasetReader]:
 
 
 def read_pixels(dataset: DatasetReader, crop: Crop, window: FileWindow) -> NDArray:
-    """A window of an open file as it is stored; what the file's own mask hides is the crop's nodata."""
+    """A window of an open file as it is stored; what the file's own mask or nodata hides is the crop's nodata."""
     values: NDArray = dataset.read(1, window=window)
+    if (own := crop.hides(dataset.nodata)) is not None:
+        values[values == own] = crop.nodata
     if dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]:
         values[dataset.read_masks(1, window=window) == 0] = crop.nodata
     return values

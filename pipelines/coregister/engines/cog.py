@@ -235,6 +235,8 @@ def _pixels(file: _File, crop: Crop) -> NDArray:
                 _decode(image, piece, block, out)
             left_px = _inside_px(image, piece.block) - piece.px
             BLOCKS.put(_key(file, piece), block, left_px, file.source.worth_copying)
+    if (own := crop.hides(image.nodata)) is not None:
+        out[out == own] = crop.nodata
     return out
 
 
