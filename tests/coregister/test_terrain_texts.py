@@ -14,6 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rasterio
+from affine import Affine
 from pyproj import Transformer
 from shapely import Point, box, to_wkb
 
@@ -120,6 +122,35 @@ def test_a_plane_has_one_slope_across_the_seams_of_its_tiles(tmp_path):
         for first in range(0, 32 - size, size):
             part, _ = read_frames(scenes, Window(EPSG, middle.left_m + 10 * first, middle.top_m - 160, size, 3), DEM)
             np.testing.assert_array_equal(part.values[0], frames.values[0, :, 16:19, first : first + size])
+
+
+def test_a_plane_has_one_slope_where_tiles_change_their_spacing(tmp_path):
+    """GLO-30 is spaced by one arc second of longitude up to 50 degrees, and by 1.5 beyond."""
+    east, north, step = -0.3, 0.2, 1 / 3600
+    to_utm = Transformer.from_crs(4326, EPSG, always_xy=True)
+    corner = window()
+    back = to_utm.transform(3.0, 50.0)
+    scenes = []
+    for name, wide, top in (("n", 1.5, 50.0 + 60 * step), ("s", 1.0, 50.0)):
+        lon, lat = 2.985 + (np.arange(120) + 0.5) * step * wide, top - (np.arange(60) + 0.5) * step
+        x, y = to_utm.transform(*np.meshgrid(lon, lat))
+        height = (2000 + east * (x - back[0]) + north * (y - back[1])).astype(np.float32)
+        path = write_raster(tmp_path / f"{name}.tif", height, 2.985, top, step, 4326, nodata=-9999)
+        with rasterio.open(path, "r+") as file:
+            file.transform = Affine(step * wide, 0, 2.985, 0, -step, top)
+        scenes.append(scene_of("elevation", name, {"elevation": path}))
+    left, top = corner.left_m + (int(back[0] - corner.left_m) // 10 - 16) * 10, round(back[1] / 10) * 10 + 160
+    area = Window(EPSG, left, top, 32, 32)
+    frames, _ = read_frames(scenes, area, DEM)
+    assert frames is not None and sorted(frames.scene_ids[0].split("+")) == ["n", "s"]
+    x, y = area.centres()
+    exact = 2000 + east * (x[None] - back[0]) + north * (y[:, None] - back[1])
+    np.testing.assert_allclose(frames.values[0, 0], exact, atol=0.02)
+    np.testing.assert_allclose(frames.values[0, 1], np.sin(np.arctan(np.hypot(east, north))), atol=2e-3)
+    for size in (1, 5, 11):
+        for first in range(0, 32 - size, size):
+            part, _ = read_frames(scenes, Window(EPSG, left + 10 * first, top - 130, size, 7), DEM)
+            np.testing.assert_array_equal(part.values[0], frames.values[0, :, 13:20, first : first + size])
 
 
 def test_a_plane_has_one_slope_across_the_antimeridian(tmp_path):
