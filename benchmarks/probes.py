@@ -1,6 +1,6 @@
 """Where in a trained model information is lost: the same probes on what each of its parts hands on.
 
-    python -m benchmarks.layers --config configs/sandbox.yaml
+    python -m benchmarks.probes --config configs/sandbox.yaml
 
 Of a finished run (``--config`` and ``--set`` as of ``aef run``) the labelled points are probed once more, with the
 run's own points, draws and heads, on
