@@ -148,7 +148,7 @@ class Storage:
         """
         try:
             return json.loads(self.read_bytes(path))
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # that of no text at all too
             raise ValueError(f"{self.uri(path)} is not JSON ({error}); delete it and run again") from error
 
     def open(self, path: str) -> BinaryIO:

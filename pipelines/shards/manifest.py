@@ -16,7 +16,7 @@ from pipelines.shards.reader import open_shards
 from pipelines.shards.writer import SHARD_SUFFIX, ShardInfo
 from pipelines.storage import Storage
 
-MANIFEST = "manifest.parquet"
+MANIFEST_NAME = "manifest.parquet"
 _SCHEMA = pa.schema(
     [
         ("shard", pa.string()),
@@ -29,20 +29,38 @@ _SCHEMA = pa.schema(
 )
 
 
+class DamagedManifestError(ValueError):
+    """The file of that name is no manifest; one line that names it."""
+
+
 def read_manifest(storage: Storage, prefix: str = "") -> list[ShardInfo]:
-    """The shards that the manifest of a folder lists; empty when there is no manifest."""
+    """The shards that the manifest of a folder lists; empty when there is no manifest.
+
+    Raises:
+        DamagedManifestError: what is there cannot be read as one.
+    """
     path = _path(prefix)
     if not storage.exists(path):
         return []
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(path)))
-    return [
-        ShardInfo(row["shard"], row["sequences"], tuple(row["sources"]), row["frames"], row["bytes"], row["sha256"])
-        for row in table.to_pylist()
-    ]
+    content = storage.read_bytes(path)
+    try:
+        # Of damaged pages Arrow says OSError, though the bytes are in memory.
+        rows = pq.read_table(pa.BufferReader(content)).select(_SCHEMA.names).cast(_SCHEMA).to_pylist()
+        return [
+            ShardInfo(row["shard"], row["sequences"], tuple(row["sources"]), row["frames"], row["bytes"], row["sha256"])
+            for row in rows
+        ]
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise DamagedManifestError(
+            f"{storage.uri(path)} is damaged ({said}); run `aef ingest`, which makes it again from the shards"
+        ) from error
 
 
 def update_manifest(storage: Storage, prefix: str = "", known: Iterable[ShardInfo] = ()) -> list[ShardInfo]:
     """Make the manifest say what is on storage now, and return it.
+
+    Of a damaged one nothing is taken over.
 
     Args:
         storage: where.
@@ -50,7 +68,11 @@ def update_manifest(storage: Storage, prefix: str = "", known: Iterable[ShardInf
         known: shards just written, whose checksums are known; others are read once.
     """
     on_storage = dict.fromkeys(storage.list(prefix, SHARD_SUFFIX))
-    by_path = {info.path: info for info in [*read_manifest(storage, prefix), *known] if info.sha256}
+    try:
+        listed = read_manifest(storage, prefix)
+    except DamagedManifestError:
+        listed = []
+    by_path = {info.path: info for info in [*listed, *known] if info.sha256}
     by_path = {
         path: by_path[path] for path in on_storage if path in by_path and by_path[path].size == storage.size(path)
     }
@@ -75,19 +97,19 @@ def update_manifest(storage: Storage, prefix: str = "", known: Iterable[ShardInf
     return shards
 
 
-def verify_shards(storage: Storage, prefix: str = "") -> list[str]:
-    """One line for every shard that is missing, not listed, or not the bytes that the manifest says."""
-    listed = {info.path: info for info in read_manifest(storage, prefix)}
+def verify_shards(storage: Storage, prefix: str, listed: Iterable[ShardInfo]) -> list[str]:
+    """One line for every shard of a folder that is missing, not listed, or not the bytes that the list says."""
+    by_path = {info.path: info for info in listed}
     there = set(storage.list(prefix, SHARD_SUFFIX))
-    problems = [f"{path}: listed but missing" for path in sorted(set(listed) - there)]
-    problems += [f"{path}: not listed" for path in sorted(there - set(listed))]
+    problems = [f"{path}: listed but missing" for path in sorted(set(by_path) - there)]
+    problems += [f"{path}: not listed" for path in sorted(there - set(by_path))]
     problems += [
         f"{path}: checksum differs"
-        for path in sorted(there & set(listed))
-        if storage.sha256(path) != listed[path].sha256
+        for path in sorted(there & set(by_path))
+        if storage.sha256(path) != by_path[path].sha256
     ]
     return problems
 
 
 def _path(prefix: str) -> str:
-    return f"{prefix.rstrip('/')}/{MANIFEST}" if prefix else MANIFEST
+    return f"{prefix.rstrip('/')}/{MANIFEST_NAME}" if prefix else MANIFEST_NAME

@@ -34,6 +34,7 @@ from pipelines.sequence import Sequence
 from pipelines.shards import ShardInfo, write_shard
 from pipelines.sources import Source
 from pipelines.stages import estimate, shard_set
+from pipelines.stages.commits import SHARDS, read_commit, shards_of
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.groups import SiteGroup, groups_of, largest_window, reads_of_groups, stretches
 from pipelines.stages.limits import threads_by_source
@@ -59,7 +60,6 @@ from pipelines.stages.session import (
     release_memory,
     stop_if_root_failed,
 )
-from pipelines.stages.shard_set import SHARDS
 from pipelines.stages.signing import signers
 from pipelines.stages.sites import count_sequences
 from pipelines.stages.sums import SequenceSums
@@ -157,7 +157,7 @@ class GroupReader:
         prefix = f"{SHARDS}/{group.sites[0].split}/{group.group_id}-{digest}"
         committed = storage.exists(f"{prefix}.json")
         if committed:
-            outcome = storage.read_json(f"{prefix}.json")
+            outcome = read_commit(storage, f"{prefix}.json")
             retried = config.ingest.retry_unread and outcome["failures"]
             if not retried and all(storage.exists(shard["path"]) for shard in outcome["shards"]):
                 return {**outcome, "skipped": True}
@@ -296,7 +296,7 @@ def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[
             result.failed += outcome["sites"]
             reasons[outcome["error"]] += outcome["sites"]
             continue
-        shards = [ShardInfo(**{**shard, "sources": tuple(shard["sources"])}) for shard in outcome["shards"]]
+        shards = shards_of(outcome)
         sequences = sum(shard.sequences for shard in shards)
         current += shards
         failures += outcome["failures"]
@@ -362,7 +362,7 @@ def _groups_on_storage(storage: Storage, groups: Iterable[SiteGroup]) -> dict[st
     rows: dict[str, dict[str, Any]] = {}
     for path in storage.list(SHARDS, ".json"):
         if (name := path.rsplit("-", 1)[0]) in known:
-            rows[name] = storage.read_json(path)
+            rows[name] = read_commit(storage, path)
     return rows
 
 

@@ -5,19 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipelines.config import Config, ConfigError
-from pipelines.shards import ShardInfo, open_shards, update_manifest, verify_shards
+from pipelines.shards import (
+    MANIFEST_NAME,
+    DamagedManifestError,
+    ShardInfo,
+    open_shards,
+    read_manifest,
+    update_manifest,
+    verify_shards,
+)
+from pipelines.stages.commits import SHARDS, committed_shards
 from pipelines.stages.sums import SequenceSums
 from pipelines.storage import Storage
 
-SHARDS = "shards"
+MANIFEST = f"{SHARDS}/{MANIFEST_NAME}"
 STATISTICS = "shards/statistics.json"
 """Means and standard deviations of the training split."""
 CURRENT = "shards/current.json"
 """Names the set; written last: where it is, manifest and statistics are those of its shards."""
+DAMAGED = "damaged"
 
 
 def publish(storage: Storage, shards: Iterable[ShardInfo], *, changed: bool) -> None:
     """Make shards the set, with their manifest and the statistics of the training split.
+
+    Of a set that is published already, what is not as it should be is made again from the shards.
 
     Args:
         storage: of the root.
@@ -26,7 +38,12 @@ def publish(storage: Storage, shards: Iterable[ShardInfo], *, changed: bool) -> 
     """
     shards = sorted(shards)
     entry = {"shards": [shard.path for shard in shards]}
-    if not changed and storage.exists(CURRENT) and storage.read_json(CURRENT) == entry:
+    published = not changed and storage.exists(CURRENT) and storage.read_json(CURRENT) == entry
+    states = {MANIFEST: _state_of_manifest(storage, shards)}
+    for path, state in states.items():
+        if state == DAMAGED or (published and state):
+            print(f"[ingest] {storage.uri(path)} is {state}: it is made again from the shards")
+    if published and not any(states.values()):
         return
     update_manifest(storage, SHARDS, known=shards)
     found = open_shards(storage, entry["shards"])
@@ -36,6 +53,15 @@ def publish(storage: Storage, shards: Iterable[ShardInfo], *, changed: bool) -> 
             sums.merge(SequenceSums.from_dict(found.statistics[path]))
     storage.write_bytes_atomic(STATISTICS, sums.result().to_json().encode())
     storage.write_json(CURRENT, entry)
+
+
+def _state_of_manifest(storage: Storage, shards: list[ShardInfo]) -> str:
+    """Why a manifest is not one of these shards; empty where it is."""
+    try:
+        listed = read_manifest(storage, SHARDS)
+    except DamagedManifestError:
+        return DAMAGED
+    return "" if set(shards) <= set(listed) else "missing or not that of these shards"
 
 
 def withdraw(storage: Storage) -> None:
@@ -75,6 +101,14 @@ def verify(config: Config) -> list[str]:
     if not is_published(storage):
         return []
     own = set(_paths(storage))
-    problems = [problem for problem in verify_shards(storage, SHARDS) if problem.partition(": ")[0] in own]
+    problems = []
+    try:
+        listed = read_manifest(storage, SHARDS)
+    except DamagedManifestError as error:
+        problems.append(str(error))
+        listed = committed_shards(storage)
+    for problem in verify_shards(storage, SHARDS, listed):
+        if problem.partition(": ")[0] in own:
+            problems.append(f"{problem}; delete it and run `aef ingest`")
     print(f"{len(own)} shards checked")
-    return [f"{problem}; delete it and run `aef ingest`" for problem in problems]
+    return problems

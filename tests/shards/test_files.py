@@ -7,6 +7,7 @@ import tracemalloc
 import uuid
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipelines.sequence import PointSamples
 from pipelines.shards import (
+    DamagedManifestError,
     open_shards,
     read_manifest,
     read_rows,
@@ -221,18 +223,52 @@ def test_manifest_follows_storage(store):
     infos = fill(store)
     assert update_manifest(store, "shards", known=infos[:1]) == infos
     assert read_manifest(store, "shards") == infos
-    assert verify_shards(store, "shards") == []
+    assert verify_shards(store, "shards", infos) == []
     first = store.read_bytes("shards/manifest.parquet")
     update_manifest(store, "shards")
     assert store.read_bytes("shards/manifest.parquet") == first
     store.delete(infos[1].path)
     extra = write_shard(store, "shards/z.shard.parquet", [sequence(frames(), "z")])
-    assert verify_shards(store, "shards") == [f"{infos[1].path}: listed but missing", f"{extra.path}: not listed"]
+    assert verify_shards(store, "shards", infos) == [
+        f"{infos[1].path}: listed but missing",
+        f"{extra.path}: not listed",
+    ]
     assert update_manifest(store, "shards") == [infos[0], infos[2], extra]
     data = bytearray(store.read_bytes(infos[0].path))
     data[len(data) // 2] ^= 1
     store.write_bytes_atomic(infos[0].path, bytes(data))
-    assert verify_shards(store, "shards") == [f"{infos[0].path}: checksum differs"]
+    assert verify_shards(store, "shards", [infos[0], infos[2], extra]) == [f"{infos[0].path}: checksum differs"]
+
+
+def garbage(_content):
+    return b"garbage" * 100
+
+
+def half(content):
+    return content[: len(content) // 2]
+
+
+def unreadable_pages(content):
+    return content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :]
+
+
+def another_table(_content):
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"shard": ["a"], "more": [1]}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("harm", [garbage, half, unreadable_pages, another_table])
+def test_a_damaged_manifest_is_named_and_made_anew(store, harm):
+    infos = fill(store)
+    update_manifest(store, "shards")
+    sound = store.read_bytes("shards/manifest.parquet")
+    store.write_bytes_atomic("shards/manifest.parquet", harm(sound))
+    with pytest.raises(DamagedManifestError, match=r"/shards/manifest\.parquet is damaged .* `aef ingest`") as error:
+        read_manifest(store, "shards")
+    assert "\n" not in str(error.value)
+    assert update_manifest(store, "shards") == infos
+    assert store.read_bytes("shards/manifest.parquet") == sound
 
 
 def test_what_is_not_a_shard_is_named(store):

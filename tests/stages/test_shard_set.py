@@ -1,0 +1,92 @@
+"""The shard set's own files: what is derived from the shards is made again from them, what is damaged is named."""
+
+from dataclasses import asdict
+
+import pytest
+
+from pipelines.shards import read_manifest, write_shard
+from pipelines.stages import shard_set
+from pipelines.stages.shard_set import MANIFEST
+from pipelines.stages.sums import SequenceSums
+from pipelines.storage import Storage
+from tests.stages.worlds import config, sequence, sources_of
+
+GARBAGE = b"\xff{ garbage" * 100
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A root with two groups of a shard each, published: configuration, storage, shards."""
+    configured = config(tmp_path / "root")
+    storage = Storage(configured.root)
+    shards = []
+    for index, split in enumerate(("train", "test")):
+        part = sequence(configured, index, split=split)
+        sums = SequenceSums()
+        sums.add(part, sources_of(configured))
+        prefix = f"shards/{split}/group{index}-abc"
+        shards.append(write_shard(storage, f"{prefix}-000.shard.parquet", [part], sums.to_dict()))
+        commit = {"sites": 1, "shards": [asdict(shards[-1])], "empty": [], "water": [], "failures": [], "doubts": []}
+        storage.write_json(f"{prefix}.json", commit)
+    shard_set.publish(storage, shards, changed=True)
+    return configured, storage, sorted(shards)
+
+
+def damage(storage, path):
+    storage.write_bytes_atomic(path, GARBAGE)
+
+
+def contents(storage):
+    return {path: storage.read_bytes(path) for path in storage.list("shards")}
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("path", [MANIFEST])
+def test_what_is_damaged_and_derived_is_made_again_and_said_in_one_line(published, capsys, path, changed):
+    _, storage, shards = published
+    sound = contents(storage)
+    damage(storage, path)
+    capsys.readouterr()
+    shard_set.publish(storage, shards, changed=changed)
+    told = capsys.readouterr().out
+    assert told == f"[ingest] {storage.uri(path)} is damaged: it is made again from the shards\n"
+    assert contents(storage) == sound
+    shard_set.publish(storage, shards, changed=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("path", [MANIFEST])
+def test_what_is_gone_and_derived_is_made_again(published, capsys, path):
+    _, storage, shards = published
+    sound = contents(storage)
+    storage.delete(path)
+    capsys.readouterr()
+    shard_set.publish(storage, shards, changed=False)
+    assert f"{storage.uri(path)} is missing" in capsys.readouterr().out
+    assert contents(storage) == sound
+
+
+def test_without_a_sound_manifest_shards_are_verified_by_what_was_committed(published):
+    configured, storage, shards = published
+    assert shard_set.verify(configured) == []
+    damage(storage, MANIFEST)
+    (problem,) = shard_set.verify(configured)
+    assert problem.startswith(f"{storage.uri(MANIFEST)} is damaged (")
+    assert problem.endswith("; run `aef ingest`, which makes it again from the shards")
+    content = bytearray(storage.read_bytes(shards[0].path))
+    content[len(content) // 2] ^= 1
+    storage.write_bytes_atomic(shards[0].path, bytes(content))
+    assert shard_set.verify(configured)[1:] == [f"{shards[0].path}: checksum differs; delete it and run `aef ingest`"]
+    # Nor does a manifest made anew take the harmed bytes for the right ones.
+    shard_set.publish(storage, shards, changed=False)
+    assert read_manifest(storage, "shards") == shards
+    assert len(shard_set.verify(configured)) == 1
+
+
+def test_a_damaged_commit_of_a_group_is_named(published):
+    configured, storage, _ = published
+    damage(storage, MANIFEST)
+    for content in (b"[]", b'{"sites": 1}', GARBAGE):
+        storage.write_bytes_atomic("shards/train/group0-abc.json", content)
+        with pytest.raises(ValueError, match=r"shards/train/group0-abc\.json is (damaged|not JSON).*delete it and run"):
+            shard_set.verify(configured)
