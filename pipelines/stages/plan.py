@@ -8,11 +8,11 @@ Writes ``plan/scenes/<identity>/<cell>.parquet`` (one table per search cell: no 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from math import ceil, cos, floor, radians
-from typing import Any
+from typing import Any, TypeVar
 
 import geopandas as gpd
 from shapely import box
@@ -35,6 +35,7 @@ from pipelines.stages.strata import TextPoints
 from pipelines.stages.survey import METRES_PER_DEGREE, Distinct, Look, Survey, Tally, looks_from_dict, looks_to_dict
 from pipelines.storage import Storage
 
+T = TypeVar("T")
 PLAN = "plan/plan.json"
 SITES = "plan/sites.parquet"
 TILES = "plan/tiles.parquet"
@@ -324,11 +325,17 @@ def _write_frame(storage: Storage, path: str, frame: gpd.GeoDataFrame) -> None:
     storage.write_bytes_atomic(path, buffer.getvalue())
 
 
-def _read_frame(storage: Storage, path: str) -> gpd.GeoDataFrame:
+def _read(storage: Storage, path: str, parse: Callable[[gpd.GeoDataFrame], list[T]], **selection: Any) -> list[T]:
+    """What a table of the plan holds, all or a selection."""
+    damaged = ConfigError(f"root: {storage.uri(path)} is missing or damaged; run `aef plan --refresh`")
     try:
-        return gpd.read_parquet(BytesIO(storage.read_bytes(path)))
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"root: {storage.uri(path)} is missing or damaged; run `aef plan --refresh`") from error
+        content = storage.read_bytes(path)
+    except FileNotFoundError as error:
+        raise damaged from error
+    try:
+        return parse(gpd.read_parquet(BytesIO(content), **selection))
+    except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:  # of damaged pages Arrow says OSError
+        raise damaged from error
 
 
 def check_planned(config: Config) -> None:
@@ -352,9 +359,20 @@ def tiles_to_frame(tiles: list[Tile]) -> gpd.GeoDataFrame:
     )
 
 
+def frame_to_tiles(frame: gpd.GeoDataFrame) -> list[Tile]:
+    """The inverse of :func:`tiles_to_frame`."""
+    return [
+        Tile(
+            row.tile_id,
+            Window(int(row.epsg), int(row.left_m), int(row.top_m), int(row.width_px), int(row.height_px)),
+        )
+        for row in frame.itertuples(index=False)
+    ]
+
+
 def planned_sites(storage: Storage) -> list[Site]:
     """The sites of the plan on storage, whatever configuration it was made for."""
-    return frame_to_sites(_read_frame(storage, SITES))
+    return _read(storage, SITES, frame_to_sites)
 
 
 @dataclass(frozen=True)
@@ -392,14 +410,7 @@ class Plan:
         return planned_sites(self.storage)
 
     def tiles(self) -> list[Tile]:
-        frame = _read_frame(self.storage, TILES)
-        return [
-            Tile(
-                row.tile_id,
-                Window(int(row.epsg), int(row.left_m), int(row.top_m), int(row.width_px), int(row.height_px)),
-            )
-            for row in frame.itertuples(index=False)
-        ]
+        return _read(self.storage, TILES, frame_to_tiles)
 
     def scenes(self, window: Window, period: Period) -> dict[str, list[Scene]]:
         """By source, the scenes that may hold data of a window and (where dated by acquisition) of a period."""
@@ -408,8 +419,8 @@ class Plan:
         for cell in search_cells(area.buffer(0.05), self.cell_deg):
             if cell.name not in self.cells:
                 continue
-            buffer = BytesIO(self.storage.read_bytes(_scene_path(self.identity, cell.name)))
-            for scene in frame_to_scenes(gpd.read_parquet(buffer, bbox=area.bounds)):
+            path = _scene_path(self.identity, cell.name)
+            for scene in _read(self.storage, path, frame_to_scenes, bbox=area.bounds):
                 if scene.footprint.intersects(area):
                     found[scene.source, scene.collection, scene.scene_id] = scene
         by_source: dict[str, list[Scene]] = {}
@@ -423,8 +434,8 @@ class Plan:
         """All scenes of one (small) source, once each."""
         found: dict[tuple[str, str], Scene] = {}
         for cell in self.cells:
-            buffer = BytesIO(self.storage.read_bytes(_scene_path(self.identity, cell)))
-            for scene in frame_to_scenes(gpd.read_parquet(buffer, filters=[("source", "==", name)])):
+            path = _scene_path(self.identity, cell)
+            for scene in _read(self.storage, path, frame_to_scenes, filters=[("source", "==", name)]):
                 found[scene.scene_id, scene.collection] = scene
         return [found[key] for key in sorted(found)]
 

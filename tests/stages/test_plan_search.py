@@ -1,12 +1,15 @@
 """Which scenes a plan holds."""
 
 import json
+from io import BytesIO
+from pathlib import Path
 
+import geopandas as gpd
 import pytest
 from shapely import Point, box
 
 from pipelines.cli import main
-from pipelines.config import load_config
+from pipelines.config import ConfigError, load_config
 from pipelines.grid import Period
 from pipelines.stages.plan import Plan, with_margin
 from tests.catalogs import static_world
@@ -63,3 +66,36 @@ def test_ground_beyond_180_degrees_is_searched_on_its_other_side(tmp_path):
     searched = with_margin(box(179.9, -17.0, 180, -16.9), config(tmp_path))
     assert searched.bounds[0] == -180 and searched.bounds[2] == 180
     assert searched.contains(Point(-179.999, -16.95)) and not searched.contains(Point(0, -16.95))
+
+
+def another_table():
+    sink = BytesIO()
+    gpd.GeoDataFrame({"scene_id": ["a"]}, geometry=[box(10, 50, 10.1, 50.1)], crs="EPSG:4326").to_parquet(
+        sink, write_covering_bbox=True
+    )
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content", [b"garbage" * 100, b"", None, another_table()], ids=["garbage", "empty", "gone", "another"]
+)
+@pytest.mark.parametrize("table", ["scenes/*/*.parquet", "sites.parquet", "tiles.parquet"])
+def test_a_damaged_table_of_the_plan_is_named_with_the_remedy(planned, table: str, content: bytes | None):
+    plan_of, _ = planned
+    plan = plan_of([10.02, 50.02, 10.05, 50.04])
+    (named,) = (Path(plan.storage.root) / "plan").glob(table)
+    named.unlink()
+    if content is not None:
+        named.write_bytes(content)
+    uses = {
+        "scenes/*/*.parquet": (
+            lambda: plan.scenes(plan.tiles()[0].window, Period.calendar_year(2020)),
+            lambda: plan.scenes_of("sentinel2"),
+        ),
+        "sites.parquet": (plan.sites,),
+        "tiles.parquet": (plan.tiles,),
+    }
+    for use in uses[table]:
+        with pytest.raises(ConfigError) as error:
+            use()
+        assert str(error.value) == f"root: {named} is missing or damaged; run `aef plan --refresh`"
