@@ -68,7 +68,7 @@ from pipelines.stages.session import (
     release_memory,
     stop_if_root_failed,
 )
-from pipelines.stages.shard_set import STATISTICS
+from pipelines.stages.shard_set import STATISTICS, read_statistics
 from pipelines.stages.signing import signers
 from pipelines.stages.survey import Survey
 from pipelines.storage import Storage
@@ -308,7 +308,7 @@ def check_checkpoint(config: Config, checkpoint: Checkpoint) -> None:
     storage = Storage(config.root)
     if not storage.exists(STATISTICS):
         return  # mapped where nothing was ingested: the checkpoint's own are all there is
-    ingested = Statistics.from_json(storage.read_bytes(STATISTICS).decode())
+    ingested = read_statistics(storage)
     if ingested.digest() != Statistics.from_json(checkpoint.statistics).digest():
         raise ConfigError(
             f"{storage.uri(STATISTICS)}: not the statistics that the model under {config.root} was trained with; "

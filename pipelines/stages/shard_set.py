@@ -14,6 +14,7 @@ from pipelines.shards import (
     update_manifest,
     verify_shards,
 )
+from pipelines.sources.statistics import Statistics
 from pipelines.stages.commits import SHARDS, committed_shards
 from pipelines.stages.sums import SequenceSums
 from pipelines.storage import Storage
@@ -39,7 +40,7 @@ def publish(storage: Storage, shards: Iterable[ShardInfo], *, changed: bool) -> 
     shards = sorted(shards)
     entry = {"shards": [shard.path for shard in shards]}
     published = not changed and storage.exists(CURRENT) and storage.read_json(CURRENT) == entry
-    states = {MANIFEST: _state_of_manifest(storage, shards)}
+    states = {MANIFEST: _state_of_manifest(storage, shards), STATISTICS: _state_of_statistics(storage)}
     for path, state in states.items():
         if state == DAMAGED or (published and state):
             print(f"[ingest] {storage.uri(path)} is {state}: it is made again from the shards")
@@ -62,6 +63,30 @@ def _state_of_manifest(storage: Storage, shards: list[ShardInfo]) -> str:
     except DamagedManifestError:
         return DAMAGED
     return "" if set(shards) <= set(listed) else "missing or not that of these shards"
+
+
+def read_statistics(storage: Storage) -> Statistics:
+    """Means and standard deviations of the training split.
+
+    Raises:
+        ConfigError: naming the file, when there are none or what is there cannot be read as such.
+    """
+    try:
+        return Statistics.from_json(storage.read_bytes(STATISTICS).decode())
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        state = "missing" if isinstance(error, FileNotFoundError) else DAMAGED
+        raise ConfigError(
+            f"root: {storage.uri(STATISTICS)} is {state}; run `aef ingest`, which makes it again from the shards"
+        ) from error
+
+
+def _state_of_statistics(storage: Storage) -> str:
+    """Why there are no statistics; empty where there are."""
+    try:
+        read_statistics(storage)
+    except ConfigError as error:
+        return "missing" if isinstance(error.__cause__, FileNotFoundError) else DAMAGED
+    return ""
 
 
 def withdraw(storage: Storage) -> None:
@@ -110,5 +135,9 @@ def verify(config: Config) -> list[str]:
     for problem in verify_shards(storage, SHARDS, listed):
         if problem.partition(": ")[0] in own:
             problems.append(f"{problem}; delete it and run `aef ingest`")
+    try:
+        read_statistics(storage)
+    except ConfigError as error:
+        problems.append(str(error))
     print(f"{len(own)} shards checked")
     return problems

@@ -43,7 +43,7 @@ from pipelines.stages.flop import step_flop
 from pipelines.stages.modelling import model_config
 from pipelines.stages.precision import autocast, warn_of_imitation
 from pipelines.stages.session import Progress, StageResult, one_line, ray_session
-from pipelines.stages.shard_set import STATISTICS, current_shards
+from pipelines.stages.shard_set import current_shards, read_statistics
 from pipelines.stages.survey import Survey
 from pipelines.storage import Storage
 
@@ -86,7 +86,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(train.threads)
     torch.manual_seed(config.seed)
     device = ray.train.torch.get_device()
-    statistics = Statistics.from_json(storage.read_bytes(STATISTICS).decode())
+    statistics = read_statistics(storage)
     sources = {name: config.source(name) for name in config.sources}
     model = AlphaEarth(model_config(config))
     found = checkpoints.latest(storage, run_id)
@@ -224,7 +224,7 @@ def run(config: Config) -> StageResult:
     paths = current_shards(config, "train")
     if not paths:
         raise ConfigError("plan.test_area: every sequence is held out for testing; nothing is left to train on")
-    statistics = Statistics.from_json(storage.read_bytes(STATISTICS).decode())
+    statistics = read_statistics(storage)
     run_id = run_identity(config, paths, statistics)
     _refuse_second_model(storage, run_id)
     result = StageResult("train", "steps", planned=config.train.steps)
@@ -393,6 +393,6 @@ def _reached(config: Config) -> tuple[str, int]:
         paths = current_shards(config, "train")
     except ConfigError:
         return "", 0
-    run_id = run_identity(config, paths, Statistics.from_json(storage.read_bytes(STATISTICS).decode()))
+    run_id = run_identity(config, paths, read_statistics(storage))
     steps = checkpoints.steps_on_storage(storage, run_id)
     return run_id, steps[-1] if steps else 0

@@ -4,9 +4,10 @@ from dataclasses import asdict
 
 import pytest
 
+from pipelines.config import ConfigError
 from pipelines.shards import read_manifest, write_shard
-from pipelines.stages import shard_set
-from pipelines.stages.shard_set import MANIFEST
+from pipelines.stages import shard_set, train
+from pipelines.stages.shard_set import MANIFEST, STATISTICS
 from pipelines.stages.sums import SequenceSums
 from pipelines.storage import Storage
 from tests.stages.worlds import config, sequence, sources_of
@@ -41,7 +42,7 @@ def contents(storage):
 
 
 @pytest.mark.parametrize("changed", [False, True])
-@pytest.mark.parametrize("path", [MANIFEST])
+@pytest.mark.parametrize("path", [MANIFEST, STATISTICS])
 def test_what_is_damaged_and_derived_is_made_again_and_said_in_one_line(published, capsys, path, changed):
     _, storage, shards = published
     sound = contents(storage)
@@ -55,7 +56,7 @@ def test_what_is_damaged_and_derived_is_made_again_and_said_in_one_line(publishe
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("path", [MANIFEST])
+@pytest.mark.parametrize("path", [MANIFEST, STATISTICS])
 def test_what_is_gone_and_derived_is_made_again(published, capsys, path):
     _, storage, shards = published
     sound = contents(storage)
@@ -90,3 +91,20 @@ def test_a_damaged_commit_of_a_group_is_named(published):
         storage.write_bytes_atomic("shards/train/group0-abc.json", content)
         with pytest.raises(ValueError, match=r"shards/train/group0-abc\.json is (damaged|not JSON).*delete it and run"):
             shard_set.verify(configured)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{\n 'red': 1}", GARBAGE, b"[]", b'{"era5": {"t": {"mean": 1}}}', b'{"era5": 3}', None]
+)
+def test_damaged_statistics_are_named_by_all_who_want_them(published, content):
+    configured, storage, _ = published
+    storage.delete(STATISTICS)
+    if content is not None:
+        storage.write_bytes_atomic(STATISTICS, content)
+    state = "damaged" if content else "missing"
+    said = f"root: {storage.uri(STATISTICS)} is {state}; run `aef ingest`, which makes it again from the shards"
+    for command in (train.run, train.status_line, lambda _: shard_set.read_statistics(storage)):
+        with pytest.raises(ConfigError) as error:
+            command(configured)
+        assert str(error.value) == said
+    assert shard_set.verify(configured) == [said]
