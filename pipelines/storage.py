@@ -182,13 +182,17 @@ class Storage:
 
     def list(self, prefix: str = "", suffix: str = "") -> _Paths:
         """Sorted paths of all objects below a folder, at any depth, temporary files left out."""
+        return [*self.sizes(prefix, suffix)]
+
+    def sizes(self, prefix: str = "", suffix: str = "") -> dict[str, int]:
+        """Bytes by sorted path of all that :meth:`list` gives, from the listing alone."""
         base = self._key("").rstrip("/") + "/"
         try:
-            keys = self.fs.find(self._key(prefix))
+            found = self.fs.find(self._key(prefix), detail=True)
         except FileNotFoundError:
-            return []
-        paths = (key.removeprefix(base) for key in keys)
-        return sorted(path for path in paths if path.endswith(suffix) and not _is_temporary(path))
+            return {}
+        sizes = {key.removeprefix(base): int(entry["size"]) for key, entry in found.items()}
+        return {path: sizes[path] for path in sorted(sizes) if path.endswith(suffix) and not _is_temporary(path)}
 
     def glob(self, pattern: str) -> _Paths:
         """Sorted paths that match a shell pattern in which ``*`` does not cross a ``/``."""

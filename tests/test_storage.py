@@ -25,7 +25,8 @@ def test_round_trip_listing_and_glob(store):
     store.write_bytes_atomic("a/b/c/three.bin", b"333")
     assert store.list() == ["a/b/c/three.bin", "a/b/one.bin", "a/two.json"]
     assert store.list("a/b", suffix=".bin") == ["a/b/c/three.bin", "a/b/one.bin"]
-    assert store.list("nothing/here") == []
+    assert store.sizes("a/b") == {"a/b/c/three.bin": 3, "a/b/one.bin": 1}
+    assert store.list("nothing/here") == [] and store.sizes("nothing/here") == {}
     assert store.glob("a/*/*.bin") == ["a/b/one.bin"]
     assert store.read_json("a/two.json") == {"a": [1.5, None], "b": 1}
     assert store.size("a/b/c/three.bin") == 3

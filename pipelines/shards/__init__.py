@@ -3,7 +3,10 @@
 from pipelines.shards.codec import decode_sequence, encode_sequence, from_bytes, to_bytes
 from pipelines.shards.manifest import (
     MANIFEST_NAME,
+    NOT_LISTED,
+    OTHER_BYTES,
     DamagedManifestError,
+    harm_of,
     read_manifest,
     update_manifest,
     verify_shards,
@@ -13,6 +16,8 @@ from pipelines.shards.writer import SHARD_SUFFIX, ShardInfo, write_shard
 
 __all__ = [
     "MANIFEST_NAME",
+    "NOT_LISTED",
+    "OTHER_BYTES",
     "SHARD_SUFFIX",
     "DamagedManifestError",
     "ShardInfo",
@@ -20,6 +25,7 @@ __all__ = [
     "decode_sequence",
     "encode_sequence",
     "from_bytes",
+    "harm_of",
     "open_shards",
     "read_manifest",
     "read_rows",

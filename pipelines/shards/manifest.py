@@ -6,7 +6,7 @@ anew from what is there, reusing what it already knew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pyarrow as pa
@@ -17,6 +17,9 @@ from pipelines.shards.writer import SHARD_SUFFIX, ShardInfo
 from pipelines.storage import Storage
 
 MANIFEST_NAME = "manifest.parquet"
+MISSING = "missing"
+NOT_LISTED = "not listed"
+OTHER_BYTES = "checksum differs"
 _SCHEMA = pa.schema(
     [
         ("shard", pa.string()),
@@ -67,15 +70,13 @@ def update_manifest(storage: Storage, prefix: str = "", known: Iterable[ShardInf
         prefix: folder of the shards.
         known: shards just written, whose checksums are known; others are read once.
     """
-    on_storage = dict.fromkeys(storage.list(prefix, SHARD_SUFFIX))
+    on_storage = storage.sizes(prefix, SHARD_SUFFIX)
     try:
         listed = read_manifest(storage, prefix)
     except DamagedManifestError:
         listed = []
     by_path = {info.path: info for info in [*listed, *known] if info.sha256}
-    by_path = {
-        path: by_path[path] for path in on_storage if path in by_path and by_path[path].size == storage.size(path)
-    }
+    by_path = {path: info for path, info in by_path.items() if on_storage.get(path) == info.size}
     missing = [path for path in on_storage if path not in by_path]
     for info in open_shards(storage, missing).shards:
         by_path[info.path] = replace(info, sha256=storage.sha256(info.path))
@@ -97,18 +98,30 @@ def update_manifest(storage: Storage, prefix: str = "", known: Iterable[ShardInf
     return shards
 
 
-def verify_shards(storage: Storage, prefix: str, listed: Iterable[ShardInfo]) -> list[str]:
-    """One line for every shard of a folder that is missing, not listed, or not the bytes that the list says."""
+def verify_shards(storage: Storage, prefix: str, listed: Iterable[ShardInfo]) -> dict[str, str]:
+    """What is wrong, by path, with the shards of a folder that are missing, not listed, or not the bytes of the list.
+
+    Of one whose size is another, the bytes are not read.
+    """
     by_path = {info.path: info for info in listed}
-    there = set(storage.list(prefix, SHARD_SUFFIX))
-    problems = [f"{path}: listed but missing" for path in sorted(set(by_path) - there)]
-    problems += [f"{path}: not listed" for path in sorted(there - set(by_path))]
-    problems += [
-        f"{path}: checksum differs"
-        for path in sorted(there & set(by_path))
-        if storage.sha256(path) != by_path[path].sha256
-    ]
+    there = storage.sizes(prefix, SHARD_SUFFIX)
+    problems = {}
+    for path in sorted(by_path.keys() | there.keys()):
+        if path not in by_path:
+            problems[path] = NOT_LISTED
+        elif harm := harm_of(by_path[path], there):
+            problems[path] = harm
+        elif storage.sha256(path) != by_path[path].sha256:
+            problems[path] = OTHER_BYTES
     return problems
+
+
+def harm_of(shard: ShardInfo, sizes: Mapping[str, int]) -> str:
+    """What a listing of sizes by path shows to be wrong with a shard; empty where it shows nothing."""
+    if shard.path not in sizes:
+        return MISSING
+    size = sizes[shard.path]
+    return "" if size == shard.size else f"damaged ({size} bytes, not {shard.size})"
 
 
 def _path(prefix: str) -> str:

@@ -12,10 +12,11 @@ import pickle
 import resource
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Ordered
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -34,7 +35,7 @@ from pipelines.sequence import Sequence
 from pipelines.shards import ShardInfo, write_shard
 from pipelines.sources import Source
 from pipelines.stages import estimate, shard_set
-from pipelines.stages.commits import SHARDS, read_commit, shards_of
+from pipelines.stages.commits import commits_of, is_whole, read_commit, shards_of, sizes_by_group, start_of_names
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.groups import SiteGroup, groups_of, largest_window, reads_of_groups, stretches
 from pipelines.stages.limits import threads_by_source
@@ -72,7 +73,8 @@ FAILURES = "reports/ingest_failures.json"
 """Every scene that could not be read, with its reason."""
 DOUBTS = "reports/ingest_doubts.json"
 """Every scene that was used although its pixels look wrong, with the reason and in how many groups."""
-NAMED = 3  # scenes that ``aef status`` names of each kind
+NAMED = 3  # scenes, or shards, that ``aef status`` names of each kind
+NOTHING_LISTED: Mapping[str, int] = MappingProxyType({})
 RETRY = "once they are there, `aef ingest --set ingest.retry_unread=true` reads again what was committed without them"
 
 
@@ -123,22 +125,26 @@ class GroupReader:
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """A stretch of groups in, a row of figures of each out, as soon as it is done."""
-        for group in pickle.loads(row["groups"]):
-            yield {"outcome": json.dumps(self.outcome(group))}
+        for group, sizes in pickle.loads(row["groups"]):
+            yield {"outcome": json.dumps(self.outcome(group, sizes))}
 
-    def outcome(self, group: SiteGroup) -> dict[str, Any]:
+    def outcome(self, group: SiteGroup, sizes: Mapping[str, int] = NOTHING_LISTED) -> dict[str, Any]:
         """Figures of a group, read and written; an error becomes figures too, so that other groups go on."""
         start, cpu = time.monotonic(), time.process_time()
         try:
-            outcome = self.process(group)
+            outcome = self.process(group, sizes)
         except Exception as error:  # the driver reports it and ends with a non-zero status
             outcome = {"sites": len(group.sites), **failed_row(error)}
         seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu
         figures = {"group": group.group_id, "seconds": seconds, "cpu_seconds": cpu_seconds, **_peak()}
         return {**figures, **outcome}
 
-    def process(self, group: SiteGroup) -> dict[str, Any]:
+    def process(self, group: SiteGroup, sizes: Mapping[str, int] = NOTHING_LISTED) -> dict[str, Any]:
         """Read, cut, write.
+
+        Args:
+            group: of sites.
+            sizes: bytes by path of the group's shards that were there when the run began.
 
         Returns:
             ``shards`` on storage, sites that are ``empty`` (without any input) or open ``water``, ``failures`` of
@@ -154,12 +160,12 @@ class GroupReader:
             if name in config.sources
         }
         digest = group_identity(config, group, scenes, self.code)
-        prefix = f"{SHARDS}/{group.sites[0].split}/{group.group_id}-{digest}"
+        prefix = f"{start_of_names(group)}-{digest}"
         committed = storage.exists(f"{prefix}.json")
         if committed:
             outcome = read_commit(storage, f"{prefix}.json")
             retried = config.ingest.retry_unread and outcome["failures"]
-            if not retried and all(storage.exists(shard["path"]) for shard in outcome["shards"]):
+            if not retried and is_whole(storage, outcome, sizes):
                 return {**outcome, "skipped": True}
         sources = {name: config.source(name) for name in config.sources}
         books = Books()
@@ -267,7 +273,9 @@ def run(config: Config) -> StageResult:
     outcomes = []
     with ray_session(config):
         vectors = encode_planned_texts(config, plan)
-        rows = [{"groups": pickle.dumps(stretch)} for stretch in stretches(groups, config.ingest.workers)]
+        listed = sizes_by_group(storage)
+        work = [(group, listed.get(start_of_names(group), {})) for group in groups]
+        rows = [{"groups": pickle.dumps(stretch)} for stretch in stretches(work, config.ingest.workers)]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
             GroupReader(config, plan, vectors),
             num_cpus=1,
@@ -356,22 +364,14 @@ def _warn_of_doubts(storage: Storage, doubts: Iterable[dict[str, str]]) -> int:
     return len(scenes)
 
 
-def _groups_on_storage(storage: Storage, groups: Iterable[SiteGroup]) -> dict[str, dict[str, Any]]:
-    """The row of each of some groups that was read; of one that was read with several settings, the last by name."""
-    known = {f"{SHARDS}/{group.sites[0].split}/{group.group_id}" for group in groups}
-    rows: dict[str, dict[str, Any]] = {}
-    for path in storage.list(SHARDS, ".json"):
-        if (name := path.rsplit("-", 1)[0]) in known:
-            rows[name] = read_commit(storage, path)
-    return rows
-
-
 def describe(config: Config, survey: Survey) -> Estimate:
     """Print what ingest would do with a plan."""
     groups = groups_of(survey.sites, config.support_periods, config.ingest.block_px)
     largest = largest_window(config, survey.sites)
     planned = count_sequences(survey.sites, config.support_periods)
-    done = sum(row["sites"] for row in _groups_on_storage(Storage(config.root), groups).values())
+    storage = Storage(config.root)
+    commits = commits_of(storage, groups, shard_set.published_paths(storage))
+    done = sum(commit["sites"] for commit in commits.whole.values())
     reads = reads_of_groups(groups, config.ingest.workers)
     needs = estimate.ingest(config, survey, reads).left(done, planned)
     for line in memory_lines(config, survey.sites, survey.looks, largest):
@@ -388,7 +388,8 @@ def status_line(config: Config) -> str:
     """Done, left, and unread by reason, for ``aef status``: from what is on storage, whether or not a run goes on."""
     storage = Storage(config.root)
     planned_groups = groups_of(planned_sites(storage), config.support_periods, config.ingest.block_px)
-    groups = _groups_on_storage(storage, planned_groups)
+    commits = commits_of(storage, planned_groups, shard_set.published_paths(storage))
+    groups = commits.whole
     done = sum(row["sites"] for row in groups.values())
     planned = storage.read_json("plan/plan.json")["counts"]["sequences"]
     empty, water = (sum(len(row[name]) for row in groups.values()) for name in ("empty", "water"))
@@ -396,6 +397,12 @@ def status_line(config: Config) -> str:
         f"ingest: {done} of {planned} planned sequences done, {max(planned - done, 0)} left "
         f"({empty} without input, {water} open water)"
     ]
+    if commits.harmed:
+        named = [f"{path} {harm}" for path, harm in sorted(commits.harmed.items())[:NAMED]]
+        lines.append(
+            f"ingest: {len(commits.harmed)} shards are not as they were committed: {', '.join(named)}"
+            f"{_more(len(commits.harmed))}; `aef ingest` makes them again"
+        )
     unread: dict[tuple[str, str], set[str]] = defaultdict(set)
     replaced: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in groups.values():
@@ -405,10 +412,13 @@ def status_line(config: Config) -> str:
                 replaced[failure["source"], failure["kind"]].add(failure["scene_id"])
     for (source, kind), scenes in sorted(unread.items()):
         first = ", ".join(sorted(scenes)[:NAMED])
-        more = f" and {len(scenes) - NAMED} more" if len(scenes) > NAMED else ""
         others = len(replaced[source, kind])
         instead = f"; {others} of them replaced by others of their acquisition" if others else ""
-        lines.append(f"ingest: {len(scenes)} scenes of {source} not read, {kind}: {first}{more}{instead}")
+        lines.append(f"ingest: {len(scenes)} scenes of {source} not read, {kind}: {first}{_more(len(scenes))}{instead}")
     if unread:
         lines.append(f"ingest: {RETRY}")
     return "\n".join(lines)
+
+
+def _more(count: int) -> str:
+    return f" and {count - NAMED} more" if count > NAMED else ""

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pipelines.config import Config, ConfigError
 from pipelines.shards import (
     MANIFEST_NAME,
+    NOT_LISTED,
+    OTHER_BYTES,
     DamagedManifestError,
     ShardInfo,
     open_shards,
@@ -25,6 +27,11 @@ STATISTICS = "shards/statistics.json"
 CURRENT = "shards/current.json"
 """Names the set; written last: where it is, manifest and statistics are those of its shards."""
 DAMAGED = "damaged"
+REMEDIES = {
+    # Ingest looks at sizes alone.
+    OTHER_BYTES: "delete it and run `aef ingest`, which makes it again",
+    NOT_LISTED: "run `aef ingest`, which lists it",
+}
 
 
 def publish(storage: Storage, shards: Iterable[ShardInfo], *, changed: bool) -> None:
@@ -109,10 +116,17 @@ def current_shards(config: Config, split: str) -> list[str]:
     storage = Storage(config.root)
     if not is_published(storage):
         raise ConfigError(f"root: no complete shard set under {config.root}; run `aef ingest` first")
-    return [path for path in _paths(storage) if path.startswith(f"{SHARDS}/{split}/")]
+    return [path for path in published_paths(storage) if path.startswith(f"{SHARDS}/{split}/")]
 
 
-def _paths(storage: Storage) -> list[str]:
+def published_paths(storage: Storage) -> list[str]:
+    """Paths of the set's shards, of all splits; none where there is no set.
+
+    Raises:
+        ConfigError: what names them is damaged.
+    """
+    if not is_published(storage):
+        return []
     current = storage.read_json(CURRENT)
     if not isinstance(current, dict) or "shards" not in current:
         raise ConfigError(f"root: {storage.uri(CURRENT)} is damaged; delete it and run `aef ingest`: shards are kept")
@@ -125,16 +139,16 @@ def verify(config: Config) -> list[str]:
     storage = Storage(config.root)
     if not is_published(storage):
         return []
-    own = set(_paths(storage))
+    own = set(published_paths(storage))
     problems = []
     try:
         listed = read_manifest(storage, SHARDS)
     except DamagedManifestError as error:
         problems.append(str(error))
         listed = committed_shards(storage)
-    for problem in verify_shards(storage, SHARDS, listed):
-        if problem.partition(": ")[0] in own:
-            problems.append(f"{problem}; delete it and run `aef ingest`")
+    for path, problem in verify_shards(storage, SHARDS, listed).items():
+        if path in own:
+            problems.append(f"{path}: {problem}; {REMEDIES.get(problem, 'run `aef ingest`, which makes it again')}")
     try:
         read_statistics(storage)
     except ConfigError as error:

@@ -223,21 +223,22 @@ def test_manifest_follows_storage(store):
     infos = fill(store)
     assert update_manifest(store, "shards", known=infos[:1]) == infos
     assert read_manifest(store, "shards") == infos
-    assert verify_shards(store, "shards", infos) == []
+    assert verify_shards(store, "shards", infos) == {}
     first = store.read_bytes("shards/manifest.parquet")
     update_manifest(store, "shards")
     assert store.read_bytes("shards/manifest.parquet") == first
     store.delete(infos[1].path)
     extra = write_shard(store, "shards/z.shard.parquet", [sequence(frames(), "z")])
-    assert verify_shards(store, "shards", infos) == [
-        f"{infos[1].path}: listed but missing",
-        f"{extra.path}: not listed",
-    ]
+    assert verify_shards(store, "shards", infos) == {infos[1].path: "missing", extra.path: "not listed"}
     assert update_manifest(store, "shards") == [infos[0], infos[2], extra]
     data = bytearray(store.read_bytes(infos[0].path))
     data[len(data) // 2] ^= 1
     store.write_bytes_atomic(infos[0].path, bytes(data))
-    assert verify_shards(store, "shards", [infos[0], infos[2], extra]) == [f"{infos[0].path}: checksum differs"]
+    store.write_bytes_atomic(infos[2].path, store.read_bytes(infos[2].path)[:99])
+    assert verify_shards(store, "shards", [infos[0], infos[2], extra]) == {
+        infos[0].path: "checksum differs",
+        infos[2].path: f"damaged (99 bytes, not {infos[2].size})",
+    }
 
 
 def garbage(_content):

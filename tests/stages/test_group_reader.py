@@ -9,15 +9,17 @@ import pytest
 
 from pipelines.config import ConfigError
 from pipelines.grid import Site
-from pipelines.stages import ingest
-from pipelines.stages.groups import SiteGroup
+from pipelines.stages import ingest, shard_set
+from pipelines.stages.groups import groups_of
 from pipelines.stages.ingest import DOUBTS, GroupReader
 from pipelines.stages.session import StageResult
+from pipelines.stages.sites import sites_to_frame
 from pipelines.storage import Storage
 from tests.coregister.files import LEFT, TOP, scene_of, window, write_raster
 from tests.stages.worlds import YEAR, config
 
-GROUP = SiteGroup("group", (Site.at(window(0, 0, 64, 64), "train"),), YEAR)
+SITE = Site.at(window(0, 0, 64, 64), "train")
+(GROUP,) = groups_of([SITE], [YEAR], 512)
 
 
 class Planned:
@@ -50,9 +52,11 @@ def process(tmp_path, monkeypatch):
     """Ingests the group of a root from scenes: (settings, figures)."""
     monkeypatch.setattr(ingest, "signers", lambda _: None)
 
-    def _process(*scenes):
+    def _process(*scenes, sizes=None):
         settings = config(tmp_path / "root", ingest={"text_encoder": None})
-        (row,) = GroupReader(settings, Planned(tmp_path, scenes), None)({"groups": pickle.dumps([GROUP])})
+        (row,) = GroupReader(settings, Planned(tmp_path, scenes), None)(
+            {"groups": pickle.dumps([(GROUP, sizes or {})])}
+        )
         return settings, json.loads(row["outcome"])
 
     return _process
@@ -69,10 +73,53 @@ def test_a_committed_group_is_not_read_again(process, monkeypatch):
     monkeypatch.setattr(ingest, "read_block", never)
     settings, again = process(*scenes)
     assert again["skipped"] and again["shards"] == first["shards"]
-    # A shard that is gone is no commit.
     storage = Storage(settings.root)
-    storage.delete(first["shards"][0]["path"])
-    assert "read again" in process(*scenes)[1]["error"]
+    listed = storage.sizes("shards")
+    with monkeypatch.context() as listing:
+        for name in ("exists", "size"):
+            plain = getattr(Storage, name)
+
+            def of_no_shard(self, path, plain=plain):
+                assert not path.endswith(".shard.parquet"), "asked for a shard that is listed"
+                return plain(self, path)
+
+            listing.setattr(Storage, name, of_no_shard)
+        assert process(*scenes, sizes=listed)[1]["skipped"]
+    # What was listed before another attempt at the same work is not all that is there.
+    assert process(*scenes, sizes={})[1]["skipped"]
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut"])
+def test_a_shard_that_is_gone_or_cut_is_told_and_made_again(process, harm):
+    scenes = ("a", 200, 0.0), ("b", 1200, -0.1)
+    settings, first = process(*scenes)
+    storage = Storage(settings.root)
+    (shard,) = first["shards"]
+    sound = storage.read_bytes(shard["path"])
+
+    def booked(figures):
+        return ingest._book(settings, storage, StageResult("ingest", "sequences", planned=1), [figures])
+
+    booked(first)
+    storage.write_json("plan/plan.json", {"counts": {"sequences": 1}})
+    sites_to_frame([SITE]).to_parquet(f"{settings.root}/plan/sites.parquet")
+    assert "1 of 1 planned" in ingest.status_line(settings)
+    storage.delete(shard["path"])
+    if harm == "cut":
+        storage.write_bytes_atomic(shard["path"], sound[:5000])
+    told = ingest.status_line(settings)
+    assert "ingest: 0 of 1 planned sequences done, 1 left" in told
+    what = "missing" if harm == "gone" else f"damaged (5000 bytes, not {len(sound)})"
+    named = f"ingest: 1 shards are not as they were committed: {shard['path']} {what}; `aef ingest` makes them again"
+    assert named in told
+    problem = f"{shard['path']}: {what}; run `aef ingest`, which makes it again"
+    assert shard_set.verify(settings) == [problem]
+
+    _, again = process(*scenes, sizes=storage.sizes("shards", ".shard.parquet"))
+    assert not again["skipped"] and again["shards"] == first["shards"]
+    assert storage.read_bytes(shard["path"]) == sound
+    assert booked(again).written == 1
+    assert shard_set.verify(settings) == [] and "1 of 1 planned" in ingest.status_line(settings)
 
 
 def test_a_group_that_lacks_a_scene_is_read_again_where_that_is_asked_for(tmp_path, process, monkeypatch):
@@ -84,10 +131,6 @@ def test_a_group_that_lacks_a_scene_is_read_again_where_that_is_asked_for(tmp_pa
     away = tmp_path / "b_red.tif"
     for path in [commit, *(shard["path"] for shard in whole["shards"])]:
         storage.delete(path)
-
-    def booked(figures):
-        ingest._book(settings, storage, StageResult("ingest", "sequences", planned=1), [figures])
-        return ingest.status_line(settings)
 
     def read(retry):
         again = config(tmp_path / "root", ingest={"text_encoder": None, "retry_unread": retry})

@@ -1,17 +1,21 @@
 """The shard set's own files: what is derived from the shards is made again from them, what is damaged is named."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 from pipelines.config import ConfigError
+from pipelines.grid import Site, Window
 from pipelines.shards import read_manifest, write_shard
 from pipelines.stages import shard_set, train
+from pipelines.stages.commits import Commits, commits_of, start_of_names
+from pipelines.stages.groups import groups_of
 from pipelines.stages.shard_set import MANIFEST, STATISTICS
 from pipelines.stages.sums import SequenceSums
 from pipelines.storage import Storage
-from tests.stages.worlds import config, sequence, sources_of
+from tests.stages.worlds import YEAR, config, sequence, sources_of
 
+AGAIN = "delete it and run `aef ingest`, which makes it again"
 GARBAGE = b"\xff{ garbage" * 100
 
 
@@ -77,11 +81,35 @@ def test_without_a_sound_manifest_shards_are_verified_by_what_was_committed(publ
     content = bytearray(storage.read_bytes(shards[0].path))
     content[len(content) // 2] ^= 1
     storage.write_bytes_atomic(shards[0].path, bytes(content))
-    assert shard_set.verify(configured)[1:] == [f"{shards[0].path}: checksum differs; delete it and run `aef ingest`"]
+    assert shard_set.verify(configured)[1:] == [f"{shards[0].path}: checksum differs; {AGAIN}"]
     # Nor does a manifest made anew take the harmed bytes for the right ones.
     shard_set.publish(storage, shards, changed=False)
     assert read_manifest(storage, "shards") == shards
     assert len(shard_set.verify(configured)) == 1
+
+
+def test_of_a_group_that_was_read_with_several_settings_the_published_commit_counts(published):
+    _, storage, shards = published
+    (group,) = groups_of([Site.at(Window(32631, 500_000, 5_600_000, 32, 32), "train")], [YEAR], 512)
+    (of_train,) = (shard for shard in shards if "/train/" in shard.path)
+    start = start_of_names(group)
+
+    def commit(settings):
+        path = f"{start}-{settings}-000.shard.parquet"
+        storage.write_bytes_atomic(path, storage.read_bytes(of_train.path))
+        shard = replace(of_train, path=path)
+        figures = {"sites": 1, "shards": [asdict(shard)], "empty": [], "water": [], "failures": [], "doubts": []}
+        storage.write_json(f"{start}-{settings}.json", figures)
+        return path
+
+    ours, other = commit("abc"), commit("xyz")
+    storage.delete(ours)
+    assert commits_of(storage, [group], {ours}) == Commits({}, {ours: "missing"})
+    found = commits_of(storage, [group], {other})
+    assert found.harmed == {} and found.whole[start]["shards"][0]["path"] == other
+    assert commits_of(storage, [group], set()) == found
+    storage.delete(other)
+    assert commits_of(storage, [group], set()) == Commits({}, {other: "missing"})
 
 
 def test_a_damaged_commit_of_a_group_is_named(published):

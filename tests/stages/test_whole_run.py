@@ -128,16 +128,22 @@ def test_verify_finds_a_shard_that_was_changed(continued):
     data = bytearray(changed.read_bytes())
     data[len(data) // 2] ^= 1
     changed.write_bytes(data)
+    whole = cut.stat().st_size
     cut.write_bytes(cut.read_bytes()[:1000])
     gone.unlink()
     verify = aef.run("verify")
     assert verify.status == 1
     lines = verify.out.splitlines()
     assert lines[-1] == "3 problems" and re.fullmatch(r"\d+ shards checked", lines[0])
-    told = {f"shards/train/{gone.name}: listed but missing"} | {
-        f"shards/train/{path.name}: checksum differs" for path in (changed, cut)
+    again = "run `aef ingest`, which makes it again"
+    told = {
+        f"shards/train/{changed.name}: checksum differs; delete it and {again}",
+        f"shards/train/{cut.name}: damaged (1000 bytes, not {whole}); {again}",
+        f"shards/train/{gone.name}: missing; {again}",
     }
-    assert set(lines[1:-1]) == {f"{problem}; delete it and run `aef ingest`" for problem in told}
+    assert set(lines[1:-1]) == told
+    status = aef.run("status")
+    assert f"{cut.name} damaged (1000 bytes, not {whole})" in status.out and f"{gone.name} missing" in status.out
 
 
 def test_verify_finds_a_tile_that_was_changed(continued):
