@@ -79,12 +79,12 @@ class SourceConfig:
         return len(self.classes) if self.classes is not None else len(self.bands)
 
 
+# Classes of the National Land Cover Database in the conterminous states (paper: 16).
 _NLCD = (11, 12, 21, 22, 23, 24, 31, 41, 42, 43, 52, 71, 81, 82, 90, 95)
-# The codes in use of the USDA Cropland Data Layer legend.
+# The codes in use of the USDA Cropland Data Layer legend; 0 (background) and 81 (clouds, no data) are no classes.
 _CDL_RANGES = (
-    (1, 6), (10, 14), (21, 39), (41, 61), (63, 72), (74, 77), (81, 83), (87, 88), (92, 92), (111, 112), (121, 124),
-    (131, 131), (141, 143), (152, 152), (176, 176), (190, 190), (195, 195), (204, 214), (216, 227), (229, 250),
-    (254, 254),
+    (1, 6), (10, 14), (21, 39), (41, 61), (63, 72), (74, 77), (82, 83), (87, 88), (92, 92), (111, 112), (121, 124),
+    (131, 131), (141, 143), (152, 152), (176, 176), (190, 190), (195, 195), (204, 250), (254, 254),
 )  # fmt: skip
 _CDL = tuple(code for low, high in _CDL_RANGES for code in range(low, high + 1))
 _ERA5 = tuple(
@@ -130,8 +130,8 @@ PAPER_SOURCES: tuple[SourceConfig, ...] = (
     SourceConfig("gedi", tuple(f"rh{height}" for height in range(101)), regrid_px=2),
     SourceConfig("grace", ("lwe_thickness",), regrid_px=128, loss_weight=0.5, extent=False),
     SourceConfig("elevation", ("elevation", "slope_sin", "slope_cos", "aspect_sin", "aspect_cos"), regrid_px=3),
-    SourceConfig("landcover", ("class",), classes=_NLCD, metric="cross_entropy", regrid_px=3, loss_weight=0.25),
-    SourceConfig("cropland", ("class",), classes=_CDL, metric="cross_entropy", regrid_px=3, loss_weight=0.25),
+    SourceConfig("nlcd", ("land_cover",), classes=_NLCD, metric="cross_entropy", regrid_px=3, loss_weight=0.25),
+    SourceConfig("cdl", ("land_cover",), classes=_CDL, metric="cross_entropy", regrid_px=3, loss_weight=0.25),
 )
 
 

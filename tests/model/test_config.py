@@ -12,10 +12,10 @@ TABLE = {
     "gedi": (101, 0, 0, 2, 1.0, False),  # RH0 to RH100, 20 m cells
     "grace": (1, 0, 0, 128, 0.5, True),  # 1280 m: the whole patch
     "elevation": (5, 0, 0, 3, 1.0, False),  # height, and slope and aspect as sine and cosine
-    "landcover": (16, 0, 0, 3, 0.25, False),  # v2.1 halved the weight
-    "cropland": (None, 0, 0, 3, 0.25, False),  # v2.1 added it
+    "nlcd": (16, 0, 0, 3, 0.25, False),  # v2.1 halved the weight
+    "cdl": (132, 0, 0, 3, 0.25, False),  # v2.1 added it
 }
-CATEGORICAL = {"landcover", "cropland"}
+CATEGORICAL = {"nlcd", "cdl"}
 
 
 def test_sources_are_the_papers():
@@ -23,7 +23,7 @@ def test_sources_are_the_papers():
     for source in PAPER_SOURCES:
         outputs, geometry, shift, cell, weight, one_value = TABLE[source.name]
         assert source.is_input == (source.name in ("sentinel2", "sentinel1", "landsat"))
-        assert source.outputs == outputs or outputs is None
+        assert source.outputs == outputs
         assert (source.geometry_dim, source.shift_px, source.regrid_px) == (geometry, shift, cell)
         assert source.loss_weight == weight and source.extent != one_value
         assert source.metric == ("cross_entropy" if source.name in CATEGORICAL else "l1")
@@ -54,5 +54,6 @@ def test_names_are_unique_and_both_band_lists_are_whole():
         assert source.classes is None or len(set(source.classes)) == len(source.classes)
     assert len(set(SENTINEL2_BANDS_13)) == 13
     assert ModelConfig.named("tiny", inputs={"sentinel2": SENTINEL2_BANDS_13}).source("sentinel2").outputs == 13
-    cdl = ModelConfig.named("tiny").source("cropland").classes
+    cdl = ModelConfig.named("tiny").source("cdl").classes
     assert {1, 5, 24, 36, 61, 176, 254} <= set(cdl)  # maize, soybeans, winter wheat, alfalfa, fallow, pasture, last
+    assert not {0, 81} & set(cdl)  # background; clouds or no data

@@ -42,7 +42,7 @@ def whole_batch(cfg):
     batch.targets["gedi"].weight[2:] = 0
     batch.targets["gedi"].weight[3, :, 5, 6] = 1
     batch.targets["gedi"].values[3, :, 5, 6] = 2.0
-    batch.targets["landcover"].weight[2:] = 0
+    batch.targets["nlcd"].weight[2:] = 0
     return batch
 
 

@@ -114,11 +114,11 @@ def test_the_vector_of_an_absent_text_may_be_anything():
 
 
 def test_a_target_of_which_nothing_is_known_does_not_count_whatever_its_weight():
-    cfg = ModelConfig.named("tiny", targets=("elevation", "landcover"))
+    cfg = ModelConfig.named("tiny", targets=("elevation", "nlcd"))
     model, batch = AlphaEarth(cfg).eval(), make_batch(cfg)
-    batch.targets = {name: batch.targets[name] for name in ("sentinel2", "elevation", "landcover")}
+    batch.targets = {name: batch.targets[name] for name in ("sentinel2", "elevation", "nlcd")}
     batch.targets["elevation"].values.fill_(float("nan"))
-    batch.targets["landcover"].values.fill_(-1)
+    batch.targets["nlcd"].values.fill_(-1)
     with torch.no_grad():
         found = model(batch, torch.Generator().manual_seed(0)).losses
     torch.testing.assert_close(found["reconstruction"], found["reconstruction/sentinel2"])
@@ -189,7 +189,7 @@ def test_sources_are_compared_on_their_nominal_grid_from_a_random_phase_on(name:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_classes_are_compared_by_their_shares_of_the_nominal_grids_cells(seed: int):
-    source = ModelConfig.named("tiny").source("landcover")
+    source = ModelConfig.named("tiny").source("nlcd")
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, source.outputs, 13, 11, generator=g)
     classes = torch.randint(-1, source.outputs, (2, 13, 11), generator=g)

@@ -175,7 +175,7 @@ def test_compiled_training_agrees_with_eager(exchange):
     """Losses to 1e-4 and each parameter's gradient to a cosine of 0.9999, with the same draws."""
     torch.manual_seed(0)
     cfg = ModelConfig.named(
-        "tiny", inputs=("sentinel2",), targets=("landcover",), exchange_up=exchange, blocks=1, kappa=None,
+        "tiny", inputs=("sentinel2",), targets=("nlcd",), exchange_up=exchange, blocks=1, kappa=None,
         teacher_drop=0.0, consistency_weight=0.0, text_dim=0,
     )  # fmt: skip
     model, batch = AlphaEarth(cfg), make_batch(cfg, batch=2)
@@ -198,7 +198,7 @@ def test_compiled_training_agrees_with_eager(exchange):
 def test_overfits_one_batch():
     """Three sites' own patterns, seen in the inputs, are reconstructed: the error falls to under a third."""
     torch.manual_seed(0)
-    cfg = ModelConfig.named("tiny", targets=("elevation", "landcover"), consistency_every=20)
+    cfg = ModelConfig.named("tiny", targets=("elevation", "nlcd"), consistency_every=20)
     model = AlphaEarth(cfg)
     batch = make_batch(cfg, batch=3, size=(16, 16))
     batch.text = None
@@ -268,13 +268,13 @@ WRONG = {
     "unknown source 'radar'": lambda b: b.targets.update(radar=b.targets["gedi"]),
     "gedi: target values must be 4x101x32x32": lambda b: b.targets.update(gedi=b.targets["elevation"]),
     "era5: target values must be 4x12x1x1": lambda b: b.targets.update(era5=b.targets["gedi"]),
-    "landcover: class indices": lambda b: turn(vars(b.targets["landcover"]), "values", torch.int32),
+    "nlcd: class indices": lambda b: turn(vars(b.targets["nlcd"]), "values", torch.int32),
     "sentinel1: target geometry must be 4x2": lambda b: setattr(b.targets["sentinel1"], "geometry", torch.zeros(4, 3)),
     "text: vector must be 4x384": lambda b: setattr(b.text, "vector", torch.zeros(4, 5)),
     "text: row must be 4 torch.int64, not 4 torch.float32": lambda b: turn(vars(b.text), "row", torch.float32),
     "text: present must be 4 torch.bool, not 3": lambda b: cut(vars(b.text), "present", slice(3)),
     "text: a col lies outside the patch of 32x32": lambda b: b.text.col.fill_(32),
-    "landcover: class index 16 given, the model has 16": lambda b: b.targets["landcover"].values.fill_(16),
+    "nlcd: class index 16 given, the model has 16": lambda b: b.targets["nlcd"].values.fill_(16),
     "gedi: 3 target times": lambda b: cut(vars(b.targets["gedi"]), "time_ms", slice(3)),
     "elevation: target weights must be finite": lambda b: b.targets["elevation"].weight[0, 0, 0, 0].fill_(float("nan")),
     "gedi: target weights must be .* not negative": lambda b: b.targets["gedi"].weight.fill_(-1),
