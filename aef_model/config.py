@@ -104,15 +104,16 @@ SENTINEL2_BANDS_13 = (
     "nir", "nir08", "nir09", "cirrus", "swir16", "swir22",
 )  # fmt: skip
 
-# Paper Tables S1 and S2, land cover at the v2.1 weight. ERA5 and GRACE have one value a patch here: their native pixels
-# (11 and 55 km) are larger than any patch.
+# Paper Tables S1 and S2, land cover at the v2.1 weight. Acquisition geometry is sine and cosine of the heading, and the
+# inclination (Sentinel-1) or the antenna's side (PALSAR-2). ERA5 and GRACE have one value a patch here: their native
+# pixels (11 and 55 km) are larger than any patch.
 PAPER_SOURCES: tuple[SourceConfig, ...] = (
     SourceConfig("sentinel2", SENTINEL2_BANDS_5, is_input=True, shift_px=2, drop_frames=0.5),
     SourceConfig(
         "sentinel1",
         ("vv", "vh", "hh", "hv", "angle"),
         is_input=True,
-        geometry_dim=2,
+        geometry_dim=3,
         shift_px=2,
         drop_source=0.3,
         drop_frames=0.3,
@@ -125,7 +126,7 @@ PAPER_SOURCES: tuple[SourceConfig, ...] = (
         drop_source=0.3,
         drop_frames=0.3,
     ),
-    SourceConfig("palsar2", ("hh", "hv", "lin"), geometry_dim=2, regrid_px=3),
+    SourceConfig("palsar2", ("hh", "hv", "lin"), geometry_dim=3, regrid_px=3),
     SourceConfig("era5", _ERA5, extent=False),
     SourceConfig("gedi", tuple(f"rh{height}" for height in range(101)), regrid_px=2),
     SourceConfig("grace", ("lwe_thickness",), regrid_px=128, loss_weight=0.5, extent=False),

@@ -5,9 +5,9 @@ from aef_model.config import PAPER_SOURCES, SENTINEL2_BANDS_13, ModelConfig
 # name: bands or classes, numbers of acquisition geometry, shift px, cell px, weight, one value a patch
 TABLE = {
     "sentinel2": (5, 0, 2, 0, 1.0, False),  # 20 m shift; blue, green, red, near and short-wave infrared
-    "sentinel1": (5, 2, 2, 0, 1.0, False),  # four polarisations and the angle; heading, inclination
+    "sentinel1": (5, 3, 2, 0, 1.0, False),  # four polarisations and the angle; heading as sine and cosine, inclination
     "landsat": (7, 0, 0, 3, 1.0, False),  # 30 m cells
-    "palsar2": (3, 2, 0, 3, 1.0, False),  # HH, HV, incidence; pass direction, antenna pointing
+    "palsar2": (3, 3, 0, 3, 1.0, False),  # HH, HV, incidence; pass direction as sine and cosine, antenna pointing
     "era5": (12, 0, 0, 0, 1.0, True),
     "gedi": (101, 0, 0, 2, 1.0, False),  # RH0 to RH100, 20 m cells
     "grace": (1, 0, 0, 128, 0.5, True),  # 1280 m: the whole patch

@@ -222,7 +222,7 @@ def test_decoder_and_text_head():
     code = torch.nn.functional.normalize(noise(2, 3, 4, 64), dim=-1)
     period = torch.tensor([YEAR_2021, (ms(2021, 6, 1), ms(2021, 7, 6))])
     times = torch.tensor([ms(2021, 2, 3), ms(2021, 12, 3), ms(2021, 6, 2), ms(2022, 1, 1)])  # two of each sequence
-    geometry = noise(4, 2, seed=3)
+    geometry = noise(4, source.geometry_dim, seed=3)
     geometry[1, 0] = float("nan")
     got = decoder(code, times, period, geometry)
     for i in range(4):

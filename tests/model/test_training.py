@@ -269,7 +269,7 @@ WRONG = {
     "gedi: target values must be 4x101x32x32": lambda b: b.targets.update(gedi=b.targets["elevation"]),
     "era5: target values must be 4x12x1x1": lambda b: b.targets.update(era5=b.targets["gedi"]),
     "nlcd: class indices": lambda b: turn(vars(b.targets["nlcd"]), "values", torch.int32),
-    "sentinel1: target geometry must be 4x2": lambda b: setattr(b.targets["sentinel1"], "geometry", torch.zeros(4, 3)),
+    "sentinel1: target geometry must be 4x3": lambda b: setattr(b.targets["sentinel1"], "geometry", torch.zeros(4, 2)),
     "text: vector must be 4x384": lambda b: setattr(b.text, "vector", torch.zeros(4, 5)),
     "text: row must be 4 torch.int64, not 4 torch.float32": lambda b: turn(vars(b.text), "row", torch.float32),
     "text: present must be 4 torch.bool, not 3": lambda b: cut(vars(b.text), "present", slice(3)),
