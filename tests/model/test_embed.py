@@ -201,6 +201,10 @@ def test_a_changed_pixel_matters_most_where_it_is(model, source, place):
     assert change[far].mean() < 0.1 * change[row : row + 4, col : col + 4].mean()
 
 
+def alike(a, b):
+    return float((a * b).sum(-1).mean())
+
+
 def test_period_decides_what_is_summarised(tiny):
     frames = make_frames(tiny.cfg, batch=1, counts={"sentinel2": 24, "sentinel1": 12, "landsat": 8})
     five_weeks = torch.tensor([[ms(2021, 5, 1), ms(2021, 6, 5)]])
@@ -213,11 +217,40 @@ def test_period_decides_what_is_summarised(tiny):
     for i in range(4):  # pooled together or alone
         close(tiny.embed(frames, periods[:, i])[0], (whole, short, near, far)[i])
 
-    def alike(a, b):
-        return float((a * b).sum(-1).mean())
-
     assert alike(short, near) > 0.99
     assert alike(whole, short) < 0.98 and alike(short, far) < alike(short, near) - 0.02
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_neighbouring_periods_are_more_alike_than_distant_or_shorter_ones(tiny, seed):
+    """Two years of frames: years that overlap ever less; a year against the next and against five weeks of it (the mean
+    of ten); months side by side against months far apart.
+
+    What an untrained model can show: that pooling looks at time. Pixels are noise, another in every frame, so
+    neighbours have nothing in common but their dates. How alike neighbouring periods of a real place are is learned.
+    """
+    frames = make_frames(tiny.cfg, batch=1, seed=seed, counts={"sentinel2": 48, "sentinel1": 24, "landsat": 16})
+    for name, time_ms in frames.time_ms.items():
+        frames.time_ms[name] = YEAR_2021[0] + torch.linspace(0, 729, time_ms.shape[1]).long()[None] * DAY
+
+    def periods(starts, days):
+        return [[YEAR_2021[0] + start * DAY, YEAR_2021[0] + (start + days) * DAY] for start in starts]
+
+    years, short, months = (
+        periods((0, 14, 91, 365), 365),
+        periods(range(0, 330, 35), 35),
+        periods(range(0, 720, 30), 30),
+    )
+    with torch.no_grad():
+        found = tiny.summarise(tiny.encode(frames), torch.tensor([[*years, *short, *months]]))[0]
+    (year_1, two_weeks_on, a_season_on, year_2), five_weeks, monthly = found.split([4, len(short), len(months)])
+    assert 1 > alike(year_1, two_weeks_on) > alike(year_1, a_season_on) + 0.03
+    assert alike(year_1, year_2) > sum(alike(year_1, part) for part in five_weeks) / len(short) + 0.02
+
+    def apart(count):
+        return sum(alike(a, b) for a, b in zip(monthly, monthly[count:], strict=False)) / (len(monthly) - count)
+
+    assert apart(1) > max(apart(count) for count in (3, 6, 18)) + 0.02
 
 
 def test_periods_outside_the_frames_are_answered(tiny):
