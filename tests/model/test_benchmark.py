@@ -1,11 +1,15 @@
 """The benchmarks run, and count what they say."""
 
+from argparse import Namespace
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from aef_model import AlphaEarth, ModelConfig
-from benchmarks import model as bench
-from benchmarks import seams
+from benchmarks import model_cases as bench
+from benchmarks import operators, seams
 from benchmarks.plain_stp import PlainSTP
 
 
@@ -60,6 +64,40 @@ def test_recomputing_keeps_less():
         counts = {"sentinel2": 4, "sentinel1": 2, "landsat": 2}
         kept.append(bench.kept_bytes(model, bench.make_batch(cfg, counts, 32, 1, "meta")))
     assert 0 < kept[1] < 0.5 * kept[0]
+
+
+def event(key, device_type, device_us, cpu_us=0, shapes=(), flops=0, count=1, annotation=False):
+    return SimpleNamespace(
+        key=key, device_type=device_type, self_device_time_total=device_us, self_cpu_time_total=cpu_us,
+        input_shapes=shapes, flops=flops, count=count, is_user_annotation=annotation,
+    )  # fmt: skip
+
+
+def test_time_on_an_accelerator_is_counted_once_by_the_operator_that_launched_it():
+    events = [
+        event("aten::linear", DeviceType.CPU, 0, cpu_us=30),
+        event("aten::mm", DeviceType.CPU, 600, cpu_us=5, shapes=[[4, 8], [8, 2]], flops=128, count=2),
+        event("aten::mm", DeviceType.CPU, 100, cpu_us=5, shapes=[[4, 8], [8, 1]], flops=64),
+        event("aten::copy_", DeviceType.CPU, 300, cpu_us=5, shapes=[[10], []]),
+        event("cudaLaunchKernel", DeviceType.CPU, 0, cpu_us=40, count=4),
+        event("sm90_gemm", DeviceType.CUDA, 700, count=3),
+        event("Memcpy DtoD", DeviceType.CUDA, 300),
+        event("step", DeviceType.CUDA, 1000, annotation=True),
+        event("step", DeviceType.CPU, 1000, cpu_us=100, annotation=True),
+    ]
+    found = operators.by_operator(events, "cuda")
+    assert {name: row["seconds"] for name, row in found.items() if row["seconds"]} == pytest.approx(
+        {"aten::mm": 7e-4, "aten::copy_": 3e-4}
+    )
+    assert found["aten::mm"] == pytest.approx({"seconds": 7e-4, "flop": 192, "bytes": 2 * (2 * 48 + 40), "calls": 3})
+    assert sum(row["seconds"] for row in operators.by_operator(events, "cpu").values()) == pytest.approx(85e-6)
+
+
+def test_the_costliest_operators_are_named():
+    rows = operators.operators(Namespace(size="tiny", frames=6, side=16))
+    shares = [row["share_of_time"] for row in rows]
+    assert len(rows) == 8 and shares == sorted(shares, reverse=True) and 0.3 < sum(shares) <= 1
+    assert any(row["operator"].startswith("aten::") for row in rows)
 
 
 def test_seams_close_with_distance_and_never_with_a_norm_over_the_tile():
