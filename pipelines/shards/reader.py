@@ -118,7 +118,8 @@ def read_shard(
         path: of the shard.
         rows: which, in the order wanted; all by default.
         sources: read and decode only these; see :func:`decode_sequence`.
-        frames: given a sequence with times and geometry but no pixels, chooses the frames to decode per source.
+        frames: given a sequence with times, geometry and weights but no pixels, chooses the frames to decode of each
+            source.
     """
     storage = storage if isinstance(storage, Storage) else Storage(storage)
     with storage.open(path) as file, closing(_open(file, storage, path)) as parquet:
@@ -231,9 +232,7 @@ def _read_row(
     if frames is None:
         return decode_sequence(cells, sources)
     bare = {
-        name: {**cell, "bands": 0, "scale": [], "offset": [], "height": 0, "width": 0}
-        if isinstance(cell, dict) and "frames" in cell
-        else cell
+        name: {**cell, "bands": 0, "scale": [], "offset": []} if isinstance(cell, dict) and "frames" in cell else cell
         for name, cell in cells.items()
     }
     return decode_sequence(cells, sources, frames(decode_sequence(bare, sources)))

@@ -99,13 +99,17 @@ class Drawn:
 
 
 def draw_for(head: Sequence, sources: Mapping[str, Source], train: TrainConfig, rng: np.random.Generator) -> Drawn:
-    """Draw frames, targets and periods of a sequence from its times alone."""
+    """Draw frames, targets and periods of a sequence from its times, and from its weights what may be a target.
+
+    A frame of which no pixel counts (clouded all over) teaches a decoder nothing; it is encoded like any other.
+    """
     support = (head.period.start_ms, head.period.end_ms)
-    times, valid = {}, {}
+    times, valid, usable = {}, {}, {}
     for name, source in sources.items():
         if name in head.rasters:
             times[name] = head.rasters[name].time_ms
             valid[name] = head.rasters[name].valid_ms
+            usable[name] = np.asarray(head.rasters[name].weight.any(axis=(1, 2)))
             if source.kind in (Kind.STATIC, Kind.CLASSES):  # holds always, or was chosen as the nearest year
                 valid[name] = np.broadcast_to(np.array(support, np.int64), (len(times[name]), 2))
         elif name in head.points and len(head.points[name].time_ms):
@@ -119,6 +123,7 @@ def draw_for(head: Sequence, sources: Mapping[str, Source], train: TrainConfig, 
         inputs=inputs,
         max_frames=train.max_frames,
         valid=valid,
+        usable=usable,
         grouping="shared" if train.shared_periods else "each",
         whole_period=train.whole_period,
         also=(TEXT,),

@@ -106,6 +106,39 @@ def test_no_more_frames_than_configured_are_encoded():
         assert (np.diff(times, axis=1) > 0).all()
 
 
+def weighted(whole, weight):
+    """The sequence with other weights ``(N, H, W)`` of its Sentinel-2 frames."""
+    optical = whole.rasters["sentinel2"]
+    frames = replace(optical, weight=np.broadcast_to(weight, optical.weight.shape).astype(np.uint8))
+    return replace(whole, rasters={**whole.rasters, "sentinel2": frames})
+
+
+def test_a_frame_of_which_no_pixel_counts_is_encoded_and_never_a_target():
+    settings = config(train={"max_targets": 2, "whole_period": 1.0})
+    whole = sequence(settings, s2=range(10, 210, 10))  # 20 frames
+    weight = np.zeros((20, 32, 32))
+    weight[[1, 2]] = 255
+    weight[0, 5, 7] = 1  # one pixel, and that hardly
+    draws = [drawn(weighted(whole, weight), seed, settings)[1].draw for seed in range(80)]
+    assert {index for draw in draws for index in draw.target["sentinel2"].tolist()} == {0, 1, 2}
+    assert {index for draw in draws for index in draw.frames["sentinel2"].tolist()} == set(range(20))
+    nothing = drawn(weighted(whole, 0), 0, settings)[1].draw
+    assert "sentinel2" not in nothing.target and len(nothing.frames["sentinel2"]) == 3
+    assert "sentinel1" in nothing.target
+
+
+def test_weights_decide_nothing_where_every_frame_has_some():
+    whole = sequence(CONFIG)
+    thin = np.zeros((5, 32, 32))
+    thin[:, 3, 4] = 1
+    for seed in range(20):
+        full, other = (drawn(x, seed)[1].draw for x in (whole, weighted(whole, thin)))
+        assert full.periods == other.periods
+        for name in ("sentinel2", "sentinel1"):
+            assert full.target[name].tolist() == other.target[name].tolist()
+            assert full.frames[name].tolist() == other.frames[name].tolist()
+
+
 def test_the_only_frame_of_a_sequence_stays_an_input():
     whole = sequence(CONFIG, s2=(100,), s1=())
     for seed in range(10):

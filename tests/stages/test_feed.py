@@ -1,6 +1,7 @@
 """The stream of samples: fixed by the seed alone, shared out to any number of workers, resumed anywhere."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,27 @@ def test_batches_of_one_period_take_the_periods_in_turn(shards):
     addresses = stream(configured, pools, 4 * size)
     for chunk in range(4):
         assert set(addresses[chunk * size : (chunk + 1) * size]) <= set(pools[chunk % 2])
+
+
+def test_no_target_that_is_read_from_a_shard_is_clouded_all_over(tmp_path):
+    """Weights are looked at before frames are chosen: 12 frames, of which 2 show ground."""
+    configured = config(tmp_path, train={"whole_period": 1.0, "steps_per_draw": 1})
+    whole = sequence(configured, s2=range(10, 250, 20), texts=False)
+    optical = whole.rasters["sentinel2"]
+    weight = np.zeros_like(optical.weight)
+    weight[[4, 9], :, ::2] = 255
+    rasters = {**whole.rasters, "sentinel2": replace(optical, weight=weight)}
+    path = "shards/train/part.shard.parquet"
+    write_shard(Storage(tmp_path), path, [replace(whole, rasters=rasters)], {}, code_digest="c")
+    rows = pools_of(open_shards(Storage(tmp_path), "shards").metadata(), same_period=False)
+    seen = set()
+    for chunk in range(4):
+        for batch in ChunkMaker(configured, rows, 0, 1).make(chunk):
+            target = batch.targets["sentinel2"]
+            assert (target.weight.mean(axis=(1, 2)) == 0.5).all()
+            seen |= set(target.time_ms.tolist())
+            assert (batch.inputs["sentinel2"].present.sum(axis=1) == 3).all()
+    assert seen == set(optical.time_ms[[4, 9]].tolist())
 
 
 @pytest.mark.parametrize("world", [2, 4])
