@@ -303,6 +303,40 @@ def test_a_frame_that_ends_within_the_patch_is_absent_beyond_its_edge(tiny):
     assert away.min() > 0.9999
 
 
+def test_an_orbit_that_ends_within_the_patch_leaves_no_stripe_but_its_own(tiny):
+    """Left of a swath's edge the code is that with the orbit, right of it that without it."""
+    frames = make_frames(tiny.cfg, batch=1, size=(64, 128), counts={"sentinel2": 8, "sentinel1": 3, "landsat": 2})
+    every_second = torch.arange(8)[None] % 2 == 0
+    with_orbit = tiny.embed(frames, year(1))
+    without = tiny.embed(
+        replaced(frames, present={**frames.present, "sentinel2": frames.present["sentinel2"] & ~every_second}), year(1)
+    )
+    frames.pixels["sentinel2"][:, ::2, :, :, 64:] = float("nan")
+    crossed = tiny.embed(frames, year(1))
+    for expected, side in ((with_orbit, slice(0, 40)), (without, slice(88, 128))):
+        assert (crossed * expected).sum(-1)[..., side].min() > 0.999
+    assert (with_orbit * without).sum(-1).mean() < 0.99  # the orbit does matter
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_random_half_of_the_frames_gives_nearly_the_code_of_all(tiny, seed):
+    """Two places seen 76 times with noise of 0.7 of their pattern: untrained, by averaging alone."""
+    counts = {"sentinel2": 40, "sentinel1": 20, "landsat": 16}
+    frames, g = make_frames(tiny.cfg, seed=seed, counts=counts), torch.Generator().manual_seed(seed)
+    for pixels in frames.pixels.values():
+        place = torch.randn(2, 1, pixels.shape[2], 8, 8, generator=g)
+        pixels.mul_(0.7).add_(place.repeat_interleave(4, -1).repeat_interleave(4, -2))
+
+    def some(share):
+        left = {name: torch.rand(x.shape, generator=g) < share for name, x in frames.present.items()}
+        return tiny.embed(replaced(frames, present=left), year(2))
+
+    everything = tiny.embed(frames, year(2))
+    halves, fifths = [some(0.5) for _ in range(3)], [some(0.2) for _ in range(3)]
+    assert min(alike(everything, half) for half in halves) > 0.93 > max(alike(everything, fifth) for fifth in fifths)
+    assert alike(halves[0], halves[1]) > 0.88 > 0.7 > alike(everything[0], everything[1])
+
+
 def test_bfloat16_agrees_with_float32(model):
     """bfloat16 keeps 8 bits: a relative error of 0.2 % a layer, as a random walk over some ten layers under 1 %."""
     frames = make_frames(model.cfg, size=(64, 64))

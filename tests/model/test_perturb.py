@@ -32,6 +32,38 @@ def test_teacher_loses_frames_at_their_rates(frames):
     assert frames.present["sentinel2"].all()
 
 
+def teacher_view(frames):
+    return drop_frames(frames, FRAMES, torch.Generator().manual_seed(3))
+
+
+def student_without_sources_lost(frames):
+    g, strategy = torch.Generator().manual_seed(4), torch.full((BATCH,), DROP_FRAMES)
+    return student_view(frames, year(BATCH), {}, FRAMES, g, strategy=strategy)[0]
+
+
+@pytest.mark.parametrize("perturbed", [teacher_view, student_without_sources_lost])
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_are_lost_one_by_one_at_their_sources_rate(frames, name, perturbed):
+    """Half of Sentinel-2's, a third of the others': by a coin of its own for each frame of each sequence.
+
+    Every slot alike (no date, and no orbit that comes every n-th slot, goes more often), as many a sequence as coins
+    give, and no frame with another, of its own sequence or at its place in the next.
+    """
+    lost = (~perturbed(frames).present[name]).double()
+    slots, rate = lost.shape[1], FRAMES[name]
+    error = (rate * (1 - rate) / BATCH) ** 0.5  # of a slot's share
+    assert abs(lost.mean() - rate) < 4 * error / slots**0.5
+    assert ((lost.mean(dim=0) - rate).abs() < 4.5 * error).all()
+    for step in (2, 3, 5):
+        every_nth = torch.stack([lost[:, first::step].mean() for first in range(step)])
+        assert (every_nth.max() - every_nth.min()) < 6 * error / (slots // step) ** 0.5
+    counts = lost.sum(dim=1)
+    assert counts.var() / (slots * rate * (1 - rate)) == pytest.approx(1, abs=4.5 * (2 / BATCH) ** 0.5)
+    centred = lost - rate
+    for other in (centred.roll(1, dims=0), *(centred.roll(shift, dims=1) for shift in range(1, slots // 2))):
+        assert abs((centred * other).mean()) < 4.5 * rate * (1 - rate) / (BATCH * slots) ** 0.5
+
+
 def test_student_loses_sources_and_frames_but_never_all(frames):
     student, period = view(frames, DROP_FRAMES)
     gone = {name: (~mask.any(1)).float().mean() for name, mask in student.present.items()}
