@@ -9,6 +9,7 @@ import torch
 from aef_model import AlphaEarth, ModelConfig
 from aef_model.check import check_batch
 from aef_model.config import PAPER_SOURCES, SENTINEL2_BANDS_13
+from pipelines.grid import DAY_MS
 from pipelines.sequence import PointSamples, Sequence, TextSamples
 from pipelines.sources import SOURCES, source
 from pipelines.sources.base import Kind
@@ -42,16 +43,15 @@ def everything(index):
     return Sequence(plain.sequence_id, plain.window, YEAR, "train", rasters, points, texts)
 
 
-@pytest.fixture(scope="module")
-def batch():
+def batch_of(train):
+    """Two sequences of everything as a batch."""
     samples = []
     for index in range(2):
         rng, whole = np.random.default_rng(index), everything(index)
-        drawn = draw_for(whole, PAPER, CONFIG.train, rng)
+        drawn = draw_for(whole, PAPER, train, rng)
         rasters = {}
         for name, its in whole.rasters.items():
-            chosen = drawn.frames[name]
-            arrays = {key: x[chosen] for key, x in vars(its).items() if isinstance(x, np.ndarray)}
+            arrays = {key: x[drawn.frames[name]] for key, x in vars(its).items() if isinstance(x, np.ndarray)}
             rasters[name] = replace(its, **arrays)
         samples.append((replace(whole, rasters=rasters), drawn, rng))
     statistics = Statistics(
@@ -61,7 +61,12 @@ def batch():
             if (n := len(its.bands)) and its.kind is not Kind.CLASSES
         }
     )
-    return to_batch(collate(samples, PAPER, CONFIG.train), PAPER, statistics, torch.device("cpu"))
+    return to_batch(collate(samples, PAPER, train), PAPER, statistics, torch.device("cpu"))
+
+
+@pytest.fixture
+def batch():
+    return batch_of(CONFIG.train)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -88,3 +93,31 @@ def test_a_named_size_learns_from_what_the_data_side_makes_of_all_sources(batch)
 def test_the_thirteen_bands_have_the_same_names_on_both_sides():
     thirteen = ModelConfig.named("tiny", inputs={"sentinel2": SENTINEL2_BANDS_13}).source("sentinel2")
     assert thirteen == source_config(source("sentinel2", SENTINEL2_BANDS_13))
+
+
+def test_periods_of_each_source_own_reach_its_decoder_alone():
+    """As in the paper: eleven periods a sequence, drawn by the sampler, collated, summarised and decoded."""
+    train = CONFIG.train.model_copy(update={"shared_periods": False, "whole_period": 0.0})
+    batch = batch_of(train)
+    assert set(batch.periods_ms) == {*NAMES, "text"}
+    assert {name: target.period for name, target in batch.targets.items()} == {name: name for name in NAMES}
+    assert batch.text is not None and batch.text.period == "text"
+    assert len({tuple(period.flatten().tolist()) for period in batch.periods_ms.values()}) == len(NAMES) + 1
+    for name in ("sentinel2", "sentinel1", "landsat", "palsar2"):  # instants, within the period that decodes them
+        start, end = batch.periods_ms[name].T
+        assert ((batch.targets[name].time_ms >= start) & (batch.targets[name].time_ms < end)).all()
+    torch.manual_seed(0)
+    model = AlphaEarth(ModelConfig.named("tiny", uniformity_weight=0.0)).eval()
+
+    def losses():
+        with torch.no_grad():
+            return model(batch, torch.Generator().manual_seed(0)).losses
+
+    before = losses()
+    assert all(torch.isfinite(loss) for loss in before.values())
+    for moved in ("landsat", "gedi", "text"):
+        kept = batch.periods_ms[moved]
+        batch.periods_ms[moved] = kept - 40 * DAY_MS
+        changed = {name for name, loss in losses().items() if not torch.equal(loss, before[name])}
+        assert changed == ({"text"} if moved == "text" else {f"reconstruction/{moved}", "reconstruction"})
+        batch.periods_ms[moved] = kept
