@@ -41,6 +41,22 @@ def test_every_command_in_the_readme_exists_with_its_options(capsys):
     assert named == COMMANDS
 
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_in_the_readme_run_and_print_what_they_say(example, capsys):
+    promised = re.findall(r"^print\(.*\)  # (torch\.Size\(.*?\))", example, re.M)
+    assert len(promised) == len(re.findall(r"\bprint\(", example)) > 0
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == promised
+
+
+def test_the_readme_shows_the_model_with_several_sources_and_periods():
+    (example,) = EXAMPLES
+    assert {"sentinel2", "landsat"} <= set(re.findall(r'"(\w+)": torch', example)) and ".summarise(" in example
+
+
 def test_every_make_target_in_the_readme_exists():
     targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.M))
     wanted = {line.split()[1] for line in fenced(README) if line.startswith("make ")}
