@@ -80,6 +80,27 @@ def test_links_and_named_folders_lead_somewhere(page):
         assert (PROJECT / folder).exists(), f"{page.name}: {folder}"
 
 
+def headings(page):
+    """Of a page outside its fenced blocks, below the title: the address within the page, and the words."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    found = re.findall(r"^##+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-"): words for words in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_links_to_headings_lead_to_one(page):
+    for target in re.findall(r"\]\(([^)\s]*#[^)\s]+)\)", page.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            path, anchor = target.split("#")
+            assert anchor in headings(page.parent / path if path else page), f"{page.name}: link to {target}"
+
+
+def test_the_decisions_begin_with_their_contents():
+    page = PROJECT / "docs/decisions.md"
+    contents = re.findall(r"^ *\* \[(.+)\]\(#(.+)\)", page.read_text().split("\n## ")[0], re.M)
+    assert [(anchor, words) for words, anchor in contents] == list(headings(page).items())
+
+
 def test_help_is_quick_and_needs_neither_ray_nor_torch():
     script = "import sys; from pipelines.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     script += "sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
