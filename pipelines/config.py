@@ -200,9 +200,13 @@ class IngestConfig(_Part):
 
 
 class TrainConfig(_Part):
-    """Fitting the model."""
+    """Fitting the model.
 
-    model: str = "tiny"
+    The defaults suit ``tiny`` on two cores, and another ``model`` changes none of them: give a larger one its learning
+    rate, warm-up, batch, crop and steps, and ``checkpoint_blocks`` in the overrides (``configs/paper.yaml``: base's).
+    """
+
+    model: str = Field("tiny", description="tiny, small, base or large; sets nothing else of this section")
     overrides: dict[str, Any] = Field(default_factory=dict, description="fields of ModelConfig to replace")
     workers: int = Field(2, ge=1)
     use_gpu: bool = False
