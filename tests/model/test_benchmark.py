@@ -93,6 +93,20 @@ def test_time_on_an_accelerator_is_counted_once_by_the_operator_that_launched_it
     assert sum(row["seconds"] for row in operators.by_operator(events, "cpu").values()) == pytest.approx(85e-6)
 
 
+def test_the_work_of_a_convolution_is_credited_to_what_does_it():
+    events = [
+        event("aten::conv2d", DeviceType.CPU, 0, cpu_us=2, flops=500, count=3),
+        event("aten::mkldnn_convolution", DeviceType.CPU, 0, cpu_us=90, count=3),
+        event("aten::addmm", DeviceType.CPU, 0, cpu_us=9, flops=70),
+    ]
+    found = operators.by_operator(events, "cpu")
+    assert {name: row["flop"] for name, row in found.items()} == {
+        "aten::conv2d": 0,
+        "aten::mkldnn_convolution": 500,
+        "aten::addmm": 70,
+    }
+
+
 def test_the_costliest_operators_are_named():
     rows = operators.operators(Namespace(size="tiny", frames=6, side=16))
     shares = [row["share_of_time"] for row in rows]
