@@ -258,10 +258,11 @@ def run(config: Config) -> StageResult:
     """Ingest everything that is planned and not there yet.
 
     Raises:
-        ConfigError: when no sequence has any input.
+        ConfigError: when no sequence has any input, or the set before it cannot be told.
     """
     plan = Plan.load(config)
     storage = Storage(config.root)
+    shard_set.published_paths(storage)  # if that is damaged it is said now, not after the reading
     sites = plan.sites()
     if too_large := large_site(config, sites, plan.looks()):
         log.warning("%s", too_large)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from pipelines.config import Config, ConfigError
@@ -46,7 +47,7 @@ def publish(storage: Storage, shards: Iterable[ShardInfo], *, changed: bool) -> 
     """
     shards = sorted(shards)
     entry = {"shards": [shard.path for shard in shards]}
-    published = not changed and storage.exists(CURRENT) and storage.read_json(CURRENT) == entry
+    published = not changed and is_published(storage) and published_paths(storage) == entry["shards"]
     states = {MANIFEST: _state_of_manifest(storage, shards), STATISTICS: _state_of_statistics(storage)}
     for path, state in states.items():
         if state == DAMAGED or (published and state):
@@ -127,10 +128,13 @@ def published_paths(storage: Storage) -> list[str]:
     """
     if not is_published(storage):
         return []
-    current = storage.read_json(CURRENT)
-    if not isinstance(current, dict) or "shards" not in current:
-        raise ConfigError(f"root: {storage.uri(CURRENT)} is damaged; delete it and run `aef ingest`: shards are kept")
-    paths: list[str] = current["shards"]
+    damaged = f"root: {storage.uri(CURRENT)} is damaged; delete it and run `aef ingest`: shards are kept"
+    try:
+        paths = json.loads(storage.read_bytes(CURRENT))["shards"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(damaged) from error
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise ConfigError(damaged)
     return paths
 
 

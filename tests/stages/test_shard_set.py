@@ -1,21 +1,23 @@
 """The shard set's own files: what is derived from the shards is made again from them, what is damaged is named."""
 
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 
 from pipelines.config import ConfigError
 from pipelines.grid import Site, Window
 from pipelines.shards import read_manifest, write_shard
-from pipelines.stages import shard_set, train
+from pipelines.stages import ingest, shard_set, train
 from pipelines.stages.commits import Commits, commits_of, start_of_names
 from pipelines.stages.groups import groups_of
-from pipelines.stages.shard_set import MANIFEST, STATISTICS
+from pipelines.stages.shard_set import CURRENT, MANIFEST, STATISTICS
 from pipelines.stages.sums import SequenceSums
 from pipelines.storage import Storage
 from tests.stages.worlds import YEAR, config, sequence, sources_of
 
 AGAIN = "delete it and run `aef ingest`, which makes it again"
+NOTHING_TO_READ = SimpleNamespace(sites=list, looks=dict)
 GARBAGE = b"\xff{ garbage" * 100
 
 
@@ -136,3 +138,16 @@ def test_damaged_statistics_are_named_by_all_who_want_them(published, content):
             command(configured)
         assert str(error.value) == said
     assert shard_set.verify(configured) == [said]
+
+
+@pytest.mark.parametrize("content", [GARBAGE, b"", b"{}", b"[]", b'{"shards": 3}', b'{"shards": [3]}'])
+def test_a_set_that_cannot_be_told_is_said_before_anything_is_read(published, content, monkeypatch):
+    configured, storage, _ = published
+    storage.write_bytes_atomic(CURRENT, content)
+    monkeypatch.setattr("pipelines.stages.ingest.Plan", SimpleNamespace(load=lambda _: NOTHING_TO_READ))
+    monkeypatch.setattr("pipelines.stages.ingest.ray_session", lambda _: pytest.fail("began to read"))
+    for command in (ingest.run, shard_set.verify, lambda _: shard_set.current_shards(configured, "train")):
+        with pytest.raises(ConfigError) as error:
+            command(configured)
+        remedy = "delete it and run `aef ingest`: shards are kept"
+        assert str(error.value) == f"root: {storage.uri(CURRENT)} is damaged; {remedy}"
