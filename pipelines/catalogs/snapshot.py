@@ -1,13 +1,14 @@
 """A catalog as stac-geoparquet files: a continent is searched in this process, without paging through an API.
 
-One row an item: the item's top-level fields and its properties as columns, geometry as WKB, times as timestamps. Files
-are read in batches of rows, and only those that may touch the area and period by the columns ``bbox`` and ``datetime``.
+One row an item: the item's top-level fields and its properties as columns, geometry as WKB, times as timestamps; what
+other writers make of them is understood too (:mod:`pipelines.catalogs.snapshot_rows`). Files are read in batches of
+rows, and only those that may touch the area and period by the columns ``bbox`` and ``datetime``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import partial, reduce
 from operator import and_
 from typing import Any, TypeVar
@@ -18,22 +19,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 import requests
-from shapely import from_wkb
-from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
-from pipelines.catalogs.base import CatalogError, SceneSearch, query_text
+from pipelines.catalogs.base import CatalogError, SceneSearch, UnusableItem, query_text
 from pipelines.catalogs.items import collect
 from pipelines.catalogs.sign import Signer
-from pipelines.grid import Period, format_time
+from pipelines.catalogs.snapshot_rows import ENCODINGS, item_of
+from pipelines.grid import Period
 from pipelines.patience import RefusedRequest, patiently
 from pipelines.sources.base import Kind, Source
 
 T = TypeVar("T")
 BATCH_ROWS = 1024
 TIMEOUT_S = 60
-_TOP = ("type", "stac_version", "stac_extensions", "id", "collection", "geometry", "bbox", "links", "assets")
-_LEFT_OUT = ("geometry", "bbox", "stac_extensions")
 _TIMELESS = (Kind.STATIC, Kind.CLASSES, Kind.TEXT)
 
 
@@ -62,7 +60,9 @@ class SnapshotCatalog:
         found = SceneSearch()
         period = None if source.kind is Kind.STATIC else period
         bounds = None if source.kind in _TIMELESS else period
-        items = ((item, None) for asked in self._asked(collections) for item in self._items(*asked, area, bounds))
+        items = (
+            (item, None) for asked in self._asked(collections) for item in self._items(found, *asked, area, bounds)
+        )
         collect(found, items, source, self.name, area, period)
         return found
 
@@ -74,11 +74,16 @@ class SnapshotCatalog:
         return list(by_url.items())
 
     def _items(
-        self, url: str, collections: Sequence[str], area: BaseGeometry, period: Period | None
+        self, found: SceneSearch, url: str, collections: Sequence[str], area: BaseGeometry, period: Period | None
     ) -> Iterator[dict[str, Any]]:
+        """The items of rows; those that cannot be understood are refused."""
         try:
             for row in self._rows(url, collections, area, period):
-                item = {"collection": collections[0], **item_of(row)}
+                try:
+                    item = {"collection": collections[0], **item_of(row)}
+                except UnusableItem as error:
+                    found.refuse(str(error), str(row.get("id")))
+                    continue
                 if len(collections) > 1 and row.get("collection") is None:
                     raise CatalogError(
                         f"catalog {self.name}: row {item.get('id')!r} of {url} names no collection, and "
@@ -100,7 +105,17 @@ class SnapshotCatalog:
         for file in self._patiently(url, partial(self._open, url)).get_fragments():
             for part, wanted in self._patiently(url, partial(_parts, file, collections, area, period)):
                 for batch in self._patiently(url, partial(_matching, part, wanted)):
+                    self._check_types(url, file.path, batch.schema)
                     yield from batch.to_pylist(maps_as_pydicts="strict")  # assets may be a map
+
+    def _check_types(self, url: str, path: str, schema: pa.Schema) -> None:
+        for column, understood in ENCODINGS.items():
+            if column in schema.names and not understood.holds(schema.field(column).type):
+                raise CatalogError(
+                    f"catalog {self.name}: {url}: column {column} of {path} is of type "
+                    f"{str(schema.field(column).type)[:100]}, not {understood.words}; write the file with such a "
+                    f"column, or give another in catalogs.{self.name}.url"
+                )
 
     def _open(self, url: str) -> pds.Dataset:
         filesystem, path = fsspec.core.url_to_fs(url, **self.storage_options)
@@ -181,29 +196,3 @@ def _filter(
         interval = pc.field("start_datetime").is_valid() if "start_datetime" in schema.names else pc.scalar(False)
         parts.append(inside | moment.is_null() | interval)
     return reduce(and_, parts) if parts else None
-
-
-def item_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as the STAC item that it was made from.
-
-    Columns have every key that any item has; what is null in a row was not in its item.
-    """
-    item = {name: _plain(row[name]) for name in _TOP if name not in _LEFT_OUT and row.get(name) is not None}
-    properties = {name: _plain(value) for name, value in row.items() if name not in _TOP and value is not None}
-    nested = properties.pop("properties", None)  # older writers keep them as one column
-    item["properties"] = {**(nested or {}), **properties}
-    geometry = row.get("geometry")
-    item["geometry"] = mapping(from_wkb(geometry)) if isinstance(geometry, bytes) else geometry
-    return item
-
-
-def _plain(value: Any) -> Any:
-    """JSON-able, without what is null."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items() if part is not None}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, datetime):
-        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return format_time(round(moment.timestamp() * 1000))
-    return value.isoformat() if isinstance(value, date) else value

@@ -11,13 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from shapely import box, to_wkb
-from shapely.geometry import shape
+from shapely import box, from_wkb, to_wkb, to_wkt
+from shapely.geometry import mapping, shape
 
 from pipelines import patience
 from pipelines.catalogs import CatalogError, open_catalog
 from pipelines.catalogs.sign import PlanetaryComputerSigner, Unsigned
-from pipelines.catalogs.snapshot import item_of
+from pipelines.catalogs.snapshot_rows import item_of
 from pipelines.grid import Period
 from pipelines.sources import source
 from tests.catalogs import static_world
@@ -163,6 +163,108 @@ def test_assets_may_be_a_map(world, tmp_path):
         for path in (out / "optical", tmp_path / "maps.parquet")
     )
     assert [key(scene) for scene in found] == [key(scene) for scene in told] != []
+
+
+def rewritten(world, path, change):
+    """The optical snapshot's rows, each changed, as a file of another writer."""
+    rows = pq.read_table(world[1] / "optical/part-0.parquet").to_pylist()
+    for row in rows:
+        change(row)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def nested_in_text(row):
+    properties = {name: row.pop(name) for name in list(row) if ":" in name or name in (*TIMES, "platform")}
+    row["properties"] = json.dumps(
+        {name: item_of({name: value})["properties"].get(name) for name, value in properties.items()}
+    )
+
+
+def as_json(column):
+    return lambda row: row.update({column: json.dumps(item_of({column: row[column]})[column])})
+
+
+def as_geometry(write):
+    return lambda row: row.update(geometry=write(from_wkb(row["geometry"])) if row["geometry"] else None)
+
+
+OTHER_WRITERS = {
+    "properties": nested_in_text,
+    "assets": as_json("assets"),
+    "assets in bytes": lambda row: row.update(assets=json.dumps(item_of(row)["assets"]).encode()),
+    "links": as_json("links"),
+    "WKT": as_geometry(to_wkt),
+    "hex WKB": as_geometry(lambda outline: to_wkb(outline, hex=True)),
+    "GeoJSON text": as_geometry(lambda outline: json.dumps(mapping(outline))),
+    "GeoJSON": as_geometry(mapping),
+}
+
+
+@pytest.mark.parametrize("writer", OTHER_WRITERS)
+def test_what_other_writers_keep_as_text_is_understood(world, tmp_path, writer):
+    path = rewritten(world, tmp_path / "other.parquet", OTHER_WRITERS[writer])
+    found, told = (
+        open_catalog("cat", "geoparquet", str(url)).search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+        for url in (path, world[1] / "optical")
+    )
+    assert [key(scene) for scene in found] == [key(scene) for scene in told] != []
+    for scene, other in zip(found, told, strict=True):
+        assert scene.footprint.equals_exact(other.footprint, 1e-6)
+    assert found.refused == told.refused
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "of_type"),
+    [
+        ("geometry", [[{"x": 1.0, "y": 2.0}]], "list<element: list<element: struct<x: double, y: double>>>"),
+        ("geometry", {"x": 1.0, "y": 2.0}, "struct<x: double, y: double>"),
+        ("geometry", 7, "int64"),
+        ("assets", [1.5], "list<element: double>"),
+        ("properties", True, "bool"),
+        ("links", 3, "int64"),
+    ],
+)
+def test_a_column_of_another_type_is_one_line_with_file_column_and_type(world, tmp_path, column, value, of_type):
+    path = rewritten(world, tmp_path / "other.parquet", lambda row: row.update({column: value}))
+    with pytest.raises(CatalogError) as error:
+        searched(path)
+    said = str(error.value)
+    assert said.startswith(f"catalog cat: {path}: column {column} of {path} is of type {of_type}, not ")
+    assert (
+        said.endswith("; write the file with such a column, or give another in catalogs.cat.url") and "\n" not in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "wanted"),
+    [
+        ("geometry", "u0nd9h", "WKB, hex WKB, WKT or GeoJSON"),
+        ("geometry", "00ff", "WKB, hex WKB, WKT or GeoJSON"),
+        ("geometry", "{'type': 'Point'}", "WKB, hex WKB, WKT or GeoJSON"),
+        ("geometry", b"\x01\x02", "WKB, hex WKB, WKT or GeoJSON"),
+        ("geometry", b"\xff", "WKB, hex WKB, WKT or GeoJSON"),
+        ("assets", "{'red': 1}", "JSON"),
+        ("assets", "[]", "a JSON object"),
+        ("properties", "3", "a JSON object"),
+        ("links", "{}", "a JSON array"),
+    ],
+)
+def test_one_value_that_is_not_understood_costs_its_item_and_names_the_column(world, tmp_path, column, value, wanted):
+    def change(row):
+        if row["id"] == first:
+            row[column] = value
+        elif isinstance(value, str):
+            row[column] = {"geometry": to_wkt(box(10, 50, 11, 51)), "links": "[]"}.get(
+                column, json.dumps(item_of(row)["assets"]) if column == "assets" else "{}"
+            )
+
+    first = searched(str(world[1] / "optical"))[0][0]
+    path = rewritten(world, tmp_path / "other.parquet", change)
+    found = open_catalog("cat", "geoparquet", path).search(OPTICAL, ["optical"], EVERYWHERE, YEAR)
+    reason = f"the item is malformed (its column {column} holds text or bytes that are not {wanted})"
+    assert found.refused_items[reason] == [first]
+    assert len(found.scenes) > 1
 
 
 @pytest.mark.parametrize("column", ["absent", "null"])
