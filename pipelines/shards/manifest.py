@@ -6,6 +6,7 @@ anew from what is there, reusing what it already knew.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from pipelines.shards.reader import open_shards
 from pipelines.shards.writer import SHARD_SUFFIX, ShardInfo
 from pipelines.storage import Storage
 
+logger = logging.getLogger(__name__)
 MANIFEST_NAME = "manifest.parquet"
 MISSING = "missing"
 NOT_LISTED = "not listed"
@@ -63,7 +65,8 @@ def read_manifest(storage: Storage, prefix: str = "") -> list[ShardInfo]:
 def update_manifest(storage: Storage, prefix: str = "", known: Iterable[ShardInfo] = ()) -> list[ShardInfo]:
     """Make the manifest say what is on storage now, and return it.
 
-    Of a damaged one nothing is taken over.
+    Of a damaged one nothing is taken over. What is no shard is left out, with a warning: it may be of an earlier set,
+    and whoever wants to read it is told.
 
     Args:
         storage: where.
@@ -77,10 +80,14 @@ def update_manifest(storage: Storage, prefix: str = "", known: Iterable[ShardInf
         listed = []
     by_path = {info.path: info for info in [*listed, *known] if info.sha256}
     by_path = {path: info for path, info in by_path.items() if on_storage.get(path) == info.size}
-    missing = [path for path in on_storage if path not in by_path]
-    for info in open_shards(storage, missing).shards:
-        by_path[info.path] = replace(info, sha256=storage.sha256(info.path))
-    shards = [by_path[path] for path in on_storage]
+    for path in on_storage.keys() - by_path.keys():
+        try:
+            (info,) = open_shards(storage, [path]).shards
+        except ValueError as error:
+            logger.warning("%s; it is left out of the manifest", error)
+            continue
+        by_path[path] = replace(info, sha256=storage.sha256(path))
+    shards = [by_path[path] for path in on_storage if path in by_path]
     rows = [
         {
             "shard": info.path,

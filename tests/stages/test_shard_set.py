@@ -114,6 +114,15 @@ def test_of_a_group_that_was_read_with_several_settings_the_published_commit_cou
     assert commits_of(storage, [group], set()) == Commits({}, {other: "missing"})
 
 
+def test_a_cut_shard_of_an_earlier_set_does_not_keep_a_set_from_being_published(published, caplog):
+    configured, storage, shards = published
+    left = "shards/train/group0-earlier-000.shard.parquet"
+    storage.write_bytes_atomic(left, storage.read_bytes(shards[0].path)[:5000])
+    shard_set.publish(storage, shards, changed=True)
+    assert read_manifest(storage, "shards") == shards and shard_set.verify(configured) == []
+    assert f"{storage.uri(left)} is not a shard" in caplog.text and "left out of the manifest" in caplog.text
+
+
 def test_a_damaged_commit_of_a_group_is_named(published):
     configured, storage, _ = published
     damage(storage, MANIFEST)
