@@ -25,6 +25,8 @@ MIN_WIDTH_DAYS = (
     12.0  # no head looks more narrowly than this at first, or a short period would rest on one cloudy frame
 )
 
+NEIGHBOURS = 0.1  # the upsampler's first weight of a neighbouring cell, where all nine cells alike would be 1
+
 
 class PeriodPooling(nn.Module):
     """Attention over time at each cell of the precision grid with one query a period.
@@ -132,11 +134,12 @@ class CodeNorm(nn.Module):
 class Upsampler(nn.Module):
     """From L/2 to L with a learned kernel, and down to the embedding's width, before the bottleneck.
 
-    A 3x3 convolution gives each of a cell's four pixels its own code. Nothing in the losses compares them, so left
-    alone they drift apart and maps show a checkerboard. "blurred_shuffle" (default) starts the four kernels equal and
-    ends with the fixed binomial filter [1 2 1]/4 on each axis, whose response at a period of 2 pixels is exactly zero:
-    whatever the weights, a uniform neighbourhood gets a uniform code. "shuffle" leaves the filter out; "bilinear"
-    interpolates instead.
+    A 3x3 convolution gives each of a cell's four pixels its own code. It starts with nearly all of its weight on the
+    pixel's own cell: neighbours are often another parcel's, and must earn their say. Nothing in the losses compares the
+    four, so left alone they drift apart and maps show a checkerboard. "blurred_shuffle" (default) starts the four
+    kernels equal and ends with the fixed binomial filter [1 2 1]/4 on each axis, whose response at a period of 2 pixels
+    is exactly zero: whatever the weights, a uniform neighbourhood gets a uniform code. "shuffle" leaves the filter out;
+    "bilinear" interpolates instead.
     """
 
     def __init__(self, cfg: ModelConfig) -> None:
@@ -148,6 +151,7 @@ class Upsampler(nn.Module):
         copies = 1 if self.kind == "bilinear" else 4
         self.kernel = nn.Conv2d(hidden, dim * copies, kernel_size=3, padding=1)
         keep_variance(self.kernel)
+        _weigh_neighbours(self.kernel.weight)
         if copies == 4:
             with torch.no_grad():  # pixel_shuffle takes channels c*4 .. c*4+3 for the four pixels
                 self.kernel.weight.copy_(self.kernel.weight[::4].repeat_interleave(4, dim=0))
@@ -164,6 +168,16 @@ class Upsampler(nn.Module):
         if self.kind == "blurred_shuffle":
             y = _binomial(_binomial(y, -1), -2)
         return self.norm(self.leave(y.permute(0, 2, 3, 1)))
+
+
+@torch.no_grad()
+def _weigh_neighbours(kernel: Tensor) -> None:
+    """Multiply a kernel's taps ``(..., 3, 3)`` around the middle by ``NEIGHBOURS``, and the middle so that the expected
+    sum of squares stays.
+    """
+    middle = kernel[..., 1, 1] * math.sqrt(9 - 8 * NEIGHBOURS**2)
+    kernel.mul_(NEIGHBOURS)
+    kernel[..., 1, 1] = middle
 
 
 def _binomial(x: Tensor, axis: int) -> Tensor:

@@ -207,6 +207,17 @@ def test_pooling():
 
 
 @pytest.mark.parametrize("kind", ["blurred_shuffle", "shuffle", "bilinear"])
+def test_a_young_codes_neighbours_have_little_say(kind):
+    """Of the kernel's power, which is that of any other layer, each of the eight cells around has a thousandth."""
+    torch.manual_seed(0)
+    upsampler = Upsampler(config(upsampling=kind))
+    weight = upsampler.kernel.weight.detach()
+    power = weight.square().mean(dim=(0, 1))
+    np.testing.assert_allclose(float(power.sum() * weight.shape[1]), 1.4**2, rtol=0.1)
+    np.testing.assert_allclose(power[1, 1] / power.sum(), 1 - 8 * 0.01 / 9, rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["blurred_shuffle", "shuffle", "bilinear"])
 def test_upsampler(kind):
     upsampler, w = made(Upsampler, config(upsampling=kind))
     x = noise(2, 5, 7, 24)
