@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.coregister.engines import Engine
-from pipelines.coregister.engines.base import same_nodata
+from pipelines.coregister.engines.base import beside, same_nodata
 from pipelines.coregister.fetch import FailureKind, Request, Signers, fetch, signer_of
 from pipelines.coregister.masks import hide, is_nodata, present, weight
 from pipelines.coregister.reach import reach
@@ -226,11 +226,12 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
     if (said := source.contradiction(values, scale, offset)) is not None:
         raise ValueError(f"scene {scene.scene_id}: {said}")
     masks = {
-        role: np.zeros(window.shape, request.dtype)  # as beyond the edge of a mask that reaches into the window
+        role: np.full(window.shape, beyond, request.dtype)  # the mask ends before the window
         if request.pixels is None
-        else warp(request.pixels, request.origin, request.grid, window, 0, nearest=True)
+        else warp(request.pixels, request.origin, request.grid, window, beyond, nearest=True)
         for role, request in ((role, wanted.get(role)) for role in source.mask_roles)
         if request is not None
+        for beyond in [source.beyond_mask.get(role, 0)]
     }
     trust = weight(source, values, source.nodata, scale, offset, masks)
     doubt = source.doubt(source, values, trust, scale, offset)
@@ -274,13 +275,6 @@ def to_dtype(layer: NDArray, file_nodata: float, source: Source, asset: Asset) -
             )
     out = np.where(missing, layer.dtype.type(0), layer).astype(target)
     if source.kind is not Kind.CLASSES:  # a class without a code of its own is none
-        out[out == target.type(source.nodata)] = _beside(source.nodata, target)
+        out[out == target.type(source.nodata)] = beside(source.nodata, target)
     out[missing] = target.type(source.nodata)
     return out
-
-
-def _beside(nodata: float, dtype: np.dtype) -> float:
-    """The number next to nodata, for what was measured as just that."""
-    if dtype.kind == "f":
-        return float(np.nextafter(dtype.type(nodata), dtype.type(np.inf)))
-    return nodata + 1 if nodata < np.iinfo(dtype).max else nodata - 1

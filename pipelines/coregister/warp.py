@@ -221,18 +221,25 @@ def _bilinear(crop: NDArray[Any], col: int, row: int, x: float, y: float, nodata
                 total += w * value
                 weight += w
     if weight < 0.5 - 1e-9:
-        return nodata
+        return np.nan
     return total / weight
 
 
 @njit(nogil=True, cache=True)
 def _store(out: NDArray[Any], i: int, j: int, value: float, nodata: float, integer: bool) -> None:
-    if integer and _is_data(value, nodata):
+    """Puts a mean where it belongs; NaN is none. What was measured never becomes nodata: it moves by one number."""
+    if value != value:
+        out[i, j] = nodata
+        return
+    if integer:
         rounded = np.floor(value + 0.5)
-        if rounded == nodata:  # what was measured stays measured, half a number off
+        if rounded == nodata:
             rounded += 1.0 if value >= nodata else -1.0
-        value = rounded
-    out[i, j] = value
+        out[i, j] = rounded
+    else:
+        out[i, j] = value
+        if out[i, j] == nodata:
+            out[i, j] = nodata + max(abs(nodata) * 2.0**-22, 2.0**-120)
 
 
 @njit(nogil=True, cache=True)
@@ -316,7 +323,7 @@ def _average_affine(
                     if w > 0.0 and _is_data(value, nodata):
                         total += w * value
                         weight += w
-            value = total / weight if weight >= (0.5 - 1e-9) * span_x * span_y else nodata
+            value = total / weight if weight >= (0.5 - 1e-9) * span_x * span_y else np.nan
             _store(out, i, j, value, nodata, integer)
 
 
@@ -350,7 +357,7 @@ def _average_nodes(
                         w = _area(part, _cut(strip, size, 0, float(c), spare, part))
                         total += w * value
                         weight += w
-            value = total / weight if weight > 0.0 and weight >= (0.5 - 1e-9) * whole else nodata
+            value = total / weight if weight > 0.0 and weight >= (0.5 - 1e-9) * whole else np.nan
             _store(out, i, j, value, nodata, integer)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import groupby, pairwise
 from typing import Any
@@ -105,6 +105,7 @@ class Source:
         is_input: encoded by the model (every source is also a target).
         geometry_names: the decoder's acquisition numbers; ``geometry`` computes them from a scene.
         mask_roles: roles of quality assets read beside the bands, nearest neighbour.
+        beyond_mask: by role, what holds beyond a mask's edge, where that is not 0.
         trusted: mask assets by role ``(H, W)`` -> how far a pixel counts in the loss, as bool or from 0 to 1 (None: no
             opinion).
         keep: False for a scene that must not be used at all (a night scene).
@@ -131,6 +132,7 @@ class Source:
     geometry_names: tuple[str, ...] = ()
     geometry: Callable[[Scene], tuple[float, ...]] = _no_geometry
     mask_roles: tuple[str, ...] = ()
+    beyond_mask: Mapping[str, int] = field(default_factory=dict)
     trusted: Callable[[Mapping[str, NDArray]], NDArray | None] = _trust_all
     keep: Callable[[Scene], bool] = _keep_all
     acquisition_key: Callable[[Scene], str] = _no_key

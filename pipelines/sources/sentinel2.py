@@ -162,6 +162,7 @@ FULL = Source(
     nodata=0,
     is_input=True,
     mask_roles=("scl", "cloud"),
+    beyond_mask={"cloud": 255},
     trusted=trusted,
     acquisition_key=acquisition_key,
     rank=rank,

@@ -165,7 +165,7 @@ def status(config: Config, options: argparse.Namespace) -> int:
     if not storage.exists(plan.PLAN):
         print("plan: none yet; run `aef plan`")
         return 0
-    counts = storage.read_json(plan.PLAN)["counts"]
+    counts = plan.read_plan(storage)["counts"]
     print(
         f"plan: {counts['scenes']}, sites {counts['sites']}, {counts['sequences']} sequences, {counts['tiles']} tiles"
     )

@@ -58,7 +58,7 @@ from pipelines.stages.groups import along_curve, cell_of, reads_of, stretches
 from pipelines.stages.limits import threads_by_source
 from pipelines.stages.memory import MB
 from pipelines.stages.outage import stop_on_outage
-from pipelines.stages.plan import Plan
+from pipelines.stages.plan import Plan, read_plan
 from pipelines.stages.precision import warn_of_imitation
 from pipelines.stages.session import (
     Progress,
@@ -382,7 +382,7 @@ def describe(config: Config, survey: Survey) -> Estimate:
 
 def status_line(config: Config) -> str:
     """One line for ``aef status``."""
-    planned = Storage(config.root).read_json("plan/plan.json")["counts"]["tiles"]
+    planned = read_plan(Storage(config.root))["counts"]["tiles"]
     done, others = _committed(config)
     by = f" by {done[0]['model_id']}" if done else ""
     also = f"; {len(others)} more by {sorted({receipt['model_id'] for receipt in others})}" if others else ""

@@ -51,7 +51,7 @@ from pipelines.stages.memory import (
     window_of,
 )
 from pipelines.stages.outage import stop_on_outage
-from pipelines.stages.plan import Plan, planned_sites
+from pipelines.stages.plan import Plan, planned_sites, read_plan
 from pipelines.stages.session import (
     Progress,
     StageResult,
@@ -392,7 +392,7 @@ def status_line(config: Config) -> str:
     commits = commits_of(storage, planned_groups, shard_set.published_paths(storage))
     groups = commits.whole
     done = sum(row["sites"] for row in groups.values())
-    planned = storage.read_json("plan/plan.json")["counts"]["sequences"]
+    planned = read_plan(storage)["counts"]["sequences"]
     empty, water = (sum(len(row[name]) for row in groups.values()) for name in ("empty", "water"))
     lines = [
         f"ingest: {done} of {planned} planned sequences done, {max(planned - done, 0)} left "

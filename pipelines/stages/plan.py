@@ -7,6 +7,7 @@ Writes ``plan/scenes/<identity>/<cell>.parquet`` (one table per search cell: no 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from pipelines.storage import Storage
 
 T = TypeVar("T")
 PLAN = "plan/plan.json"
+_PLAN_KEYS = frozenset({"identity", "cells", "counts", "looks", "scenes"})
 SITES = "plan/sites.parquet"
 TILES = "plan/tiles.parquet"
 REFUSED = "reports/plan_refused.json"
@@ -129,8 +131,8 @@ def run(config: Config, *, refresh: bool = False) -> StageResult:
     parts = plan_parts(config, area_of(config))
     result = StageResult("plan", "scenes")
     if not refresh and storage.exists(PLAN):
-        plan = storage.read_json(PLAN)
-        changed = _changed(config, plan, parts)
+        plan = read_plan(storage)
+        changed = _changed(plan, parts)
         if not changed:
             result.planned = result.skipped = plan["scenes"]
             result.details = plan["counts"]
@@ -164,17 +166,8 @@ def run(config: Config, *, refresh: bool = False) -> StageResult:
     return result
 
 
-def _changed(config: Config, plan: Any, parts: dict[str, str]) -> list[str]:
-    """What the configuration asks for otherwise than the plan on storage was made for.
-
-    Raises:
-        ConfigError: for a file that is no plan.
-    """
-    if not isinstance(plan, dict) or not {"identity", "scenes", "counts", "cells", "looks"} <= plan.keys():
-        raise ConfigError(
-            f"root: {Storage(config.root).uri(PLAN)} is damaged; delete it and run `aef plan`: shards and tiles that "
-            "are still right are kept"
-        )
+def _changed(plan: dict[str, Any], parts: dict[str, str]) -> list[str]:
+    """What the configuration asks for otherwise than the plan on storage was made for."""
     return differences(plan["parts"], parts) if "parts" in plan else [CODE]
 
 
@@ -370,6 +363,25 @@ def frame_to_tiles(frame: gpd.GeoDataFrame) -> list[Tile]:
     ]
 
 
+def read_plan(storage: Storage) -> dict[str, Any]:
+    """What was planned, in numbers, and for which configuration.
+
+    Raises:
+        ConfigError: naming the file, where it is no plan.
+        FileNotFoundError: there is none.
+    """
+    try:
+        plan = json.loads(storage.read_bytes(PLAN))
+    except ValueError:
+        plan = None
+    if not isinstance(plan, dict) or not plan.keys() >= _PLAN_KEYS:
+        raise ConfigError(
+            f"root: {storage.uri(PLAN)} is damaged; delete it and run `aef plan`: shards and tiles that are still "
+            "right are kept"
+        )
+    return plan
+
+
 def planned_sites(storage: Storage) -> list[Site]:
     """The sites of the plan on storage, whatever configuration it was made for."""
     return _read(storage, SITES, frame_to_sites)
@@ -393,8 +405,8 @@ class Plan:
         """
         check_planned(config)
         storage = Storage(config.root)
-        plan = storage.read_json(PLAN)
-        if changed := _changed(config, plan, plan_parts(config, area_of(config))):
+        plan = read_plan(storage)
+        if changed := _changed(plan, plan_parts(config, area_of(config))):
             raise _another(config, changed)
         return cls(storage, plan["identity"], tuple(plan["cells"]), config.plan.search_cell_deg)
 
@@ -404,7 +416,7 @@ class Plan:
 
     def looks(self) -> dict[str, Look]:
         """By source, how often and how finely a pixel was seen."""
-        return looks_from_dict(self.storage.read_json(PLAN)["looks"])
+        return looks_from_dict(read_plan(self.storage)["looks"])
 
     def sites(self) -> list[Site]:
         return planned_sites(self.storage)

@@ -20,7 +20,7 @@ from pipelines.shards import read_rows
 from pipelines.shards.reader import Row
 from pipelines.stages import checkpoint as checkpoints
 from pipelines.stages.pictures import View, embedding_view, patchwork, views_of
-from pipelines.stages.plan import Plan, test_area_of
+from pipelines.stages.plan import Plan, read_plan, test_area_of
 from pipelines.stages.probe_points import Place
 from pipelines.stages.truth import land_cover_codes, truth_view
 from pipelines.storage import Storage
@@ -43,7 +43,7 @@ def report_data(
     """Everything that the report shows."""
     storage = Storage(config.root)
     plan = Plan.load(config)
-    counts = storage.read_json("plan/plan.json")["counts"]
+    counts = read_plan(storage)["counts"]
     found = checkpoints.trained(config)
     views = views_of(plan.tiles())[:MAX_VIEWS]
     mosaics, embeddings, truths, changes = [], [], [], []

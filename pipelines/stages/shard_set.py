@@ -80,7 +80,10 @@ def read_statistics(storage: Storage) -> Statistics:
         ConfigError: naming the file, when there are none or what is there cannot be read as such.
     """
     try:
-        return Statistics.from_json(storage.read_bytes(STATISTICS).decode())
+        found = Statistics.from_json(storage.read_bytes(STATISTICS).decode())
+        if not found:
+            raise ValueError("of no source")
+        return found
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
         state = "missing" if isinstance(error, FileNotFoundError) else DAMAGED
         raise ConfigError(

@@ -306,10 +306,11 @@ def test_a_block_that_cannot_be_inflated_is_fetched_once_more(tmp_path, monkeypa
     assert len(server.requests) == 3
 
 
-def test_no_flipped_bit_of_a_block_that_is_used_to_its_end_passes(tmp_path):
-    """Deflate has a checksum behind its last byte."""
+@pytest.mark.parametrize("layout", [{"blockysize": HEIGHT}, {"tiled": True, "blockxsize": 256, "blockysize": 256}])
+def test_no_flipped_bit_of_a_block_that_is_used_to_its_end_passes(tmp_path, layout):
+    """Deflate has a checksum behind its last byte; a tile's last rows lie beyond the image."""
     path = tmp_path / "a.tif"
-    values = write(path, blockysize=HEIGHT, compress="deflate", predictor=2)
+    values = write(path, compress="deflate", predictor=2, **layout)
     whole = path.read_bytes()
     image = parse(whole)
     start, size = int(image.offsets[0, 0]), int(image.counts[0, 0])

@@ -5,8 +5,8 @@ import pytest
 import rasterio
 import rasterio.shutil
 
-from pipelines.coregister.engines import ENGINES, Crop, FileGrid, HeaderMismatch, engine
-from pipelines.coregister.engines.tiff import Unsupported, parse
+from pipelines.coregister.engines import ENGINES, Crop, FileGrid, HeaderMismatch, cog, engine
+from pipelines.coregister.engines.tiff import parse
 from tests.coregister.files import EPSG, LEFT, TOP, noise, write_raster
 
 
@@ -51,6 +51,25 @@ def test_a_file_that_is_not_as_described_is_refused_with_its_own_header(tmp_path
     assert result.header.grid == FileGrid(EPSG, LEFT, TOP, 10, -10, 50, 50)
 
 
+@pytest.mark.parametrize("big", ["YES", "NO"])
+def test_a_mask_behind_pixels_and_overviews_is_found_once(tmp_path, monkeypatch, big: str):
+    values, seen = noise((1200, 1100), 0), np.random.default_rng(1).random((1200, 1100)) < 0.8
+    values[:50] = 0  # measured, as the mask says
+    layout = {"compress": "deflate", "BIGTIFF": big}
+    path = write_raster(tmp_path / "a.tif", values, LEFT, TOP, 10, nodata=None, layout=layout)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.build_overviews([2, 4])
+        file.write_mask(seen)
+    opened = []
+    monkeypatch.setattr(cog, "parse", lambda head: opened.append(1) or parse(head))
+    for row in (5, 300):
+        crop = Crop(str(path), FileGrid(EPSG, LEFT, TOP, 10, -10, 1200, 1100), "uint16", 0, 3, row, 700, 80)
+        (pixels,) = engine("cog").read([crop], 1)
+        expected = np.where(seen, np.maximum(values, 1), 0)[row : row + 80, 3:703]
+        np.testing.assert_array_equal(pixels, expected)
+    assert len(opened) == 1
+
+
 @pytest.mark.parametrize("driver", ["GTiff", "COG"])
 @pytest.mark.parametrize("name", ENGINES)
 def test_what_the_files_own_mask_hides_is_nodata(tmp_path, name: str, driver: str):
@@ -78,7 +97,7 @@ def test_what_the_file_calls_nodata_is_nodata_beside_what_the_catalog_does(tmp_p
 
 
 @pytest.mark.parametrize("driver", ["GTiff", "COG"])
-def test_overviews_before_the_pixels_are_passed_over_and_behind_them_left_to_gdal(tmp_path, driver: str):
+def test_overviews_before_and_behind_the_pixels_are_passed_over(tmp_path, monkeypatch, driver: str):
     values = noise((1200, 1100), 0)
     path = write_raster(tmp_path / "a.tif", values, LEFT, TOP, 10, layout={"compress": "deflate"})
     with rasterio.open(path, "r+") as file:
@@ -86,10 +105,8 @@ def test_overviews_before_the_pixels_are_passed_over_and_behind_them_left_to_gda
     if driver == "COG":
         path = tmp_path / "cog.tif"
         rasterio.shutil.copy(tmp_path / "a.tif", path, driver=driver, compress="deflate")
-        assert parse(path.read_bytes()[:4096]).width == 1100
-    else:
-        with pytest.raises(Unsupported, match="behind the pixels"):
-            parse(path.read_bytes()[:4096])
+    assert (parse(path.read_bytes()[:8192]).following < 8192) == (driver == "COG")
+    monkeypatch.setattr(cog, "read_crop", lambda crop: pytest.fail(f"{crop.href} went to GDAL"))
     crop = Crop(str(path), FileGrid(EPSG, LEFT, TOP, 10, -10, 1200, 1100), "uint16", 0, 3, 5, 70, 80)
     (pixels,) = engine("cog").read([crop], 1)
     np.testing.assert_array_equal(pixels, values[5:85, 3:73])

@@ -211,6 +211,18 @@ def test_what_is_measured_never_rounds_onto_nodata(nodata: int):
     assert (out != nodata).all() and np.abs(out.astype(float) - nodata).max() <= 2
 
 
+@pytest.mark.parametrize("dtype", ["int16", "float32", "float64"])
+@pytest.mark.parametrize("step", [10.0, 5.0, 3.0])
+@pytest.mark.parametrize("nodata", [0, 500])
+def test_a_mean_that_is_just_nodata_stays_measured(dtype: str, step: float, nodata: int):
+    """A chequerboard of one below and one above, half a pixel off or averaged."""
+    crop = (nodata + 1 - 2 * (np.indices((200, 200)).sum(axis=0) % 2)).astype(dtype)
+    grid = FileGrid(EPSG, LEFT + step / 2, TOP, step, -step, 200, 200)
+    out = warp(crop, (0, 0), grid, window(4, 4, 30, 30), nodata)
+    assert (out != nodata).all() and np.abs(out.astype(float) - nodata).max() <= 1
+    assert (warp(np.full_like(crop, nodata), (0, 0), grid, window(4, 4, 30, 30), nodata) == nodata).all()
+
+
 def test_twenty_metre_pixels_cover_exactly_their_own_ground():
     """A single 20 m pixel surrounded by nodata becomes the four 10 m pixels under it."""
     grid = FileGrid(EPSG, LEFT, TOP, 20, -20, 10, 10)

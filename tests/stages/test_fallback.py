@@ -17,7 +17,7 @@ from pipelines.stages.sites import sites_to_frame
 from pipelines.storage import Storage
 from tests.catalogs import static_world
 from tests.coregister.files import LEFT, TOP, noise, scene_of, window, write_raster
-from tests.stages.worlds import YEAR, config
+from tests.stages.worlds import YEAR, config, write_counts
 
 WINDOW = window(0, 0, 32, 32)
 SITE = Site.at(WINDOW, "train")
@@ -89,7 +89,7 @@ def ingested(archive, tmp_path, monkeypatch):
         (group,) = groups_of([SITE], [YEAR], settings.ingest.block_px)
         figures = GroupReader(settings, Planned(scenes[name]), None).outcome(group)
         storage = Storage(settings.root)
-        storage.write_json("plan/plan.json", {"counts": {"sequences": 2}})
+        write_counts(storage, {"sequences": 2})
         sites_to_frame([SITE]).to_parquet(f"{settings.root}/plan/sites.parquet")
         return settings, figures, storage
 

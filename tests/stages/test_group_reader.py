@@ -16,7 +16,7 @@ from pipelines.stages.session import StageResult
 from pipelines.stages.sites import sites_to_frame
 from pipelines.storage import Storage
 from tests.coregister.files import LEFT, TOP, scene_of, window, write_raster
-from tests.stages.worlds import YEAR, config
+from tests.stages.worlds import YEAR, config, write_counts
 
 SITE = Site.at(window(0, 0, 64, 64), "train")
 (GROUP,) = groups_of([SITE], [YEAR], 512)
@@ -101,7 +101,7 @@ def test_a_shard_that_is_gone_or_cut_is_told_and_made_again(process, harm):
         return ingest._book(settings, storage, StageResult("ingest", "sequences", planned=1), [figures])
 
     booked(first)
-    storage.write_json("plan/plan.json", {"counts": {"sequences": 1}})
+    write_counts(storage, {"sequences": 1})
     sites_to_frame([SITE]).to_parquet(f"{settings.root}/plan/sites.parquet")
     assert "1 of 1 planned" in ingest.status_line(settings)
     storage.delete(shard["path"])

@@ -22,7 +22,7 @@ from pipelines.stages.session import StageResult, write_summary
 from pipelines.storage import Storage
 from tests.coregister.files import LEFT, TOP, noise, scene_of, window, write_raster
 from tests.stages.running import free_port
-from tests.stages.worlds import YEAR, config, sources_of
+from tests.stages.worlds import YEAR, config, sources_of, write_counts
 
 SITE = Site.at(window(0, 0, 16, 16), "train")
 GROUP = SiteGroup("group", (SITE,), YEAR)
@@ -164,7 +164,7 @@ def test_status_tells_failed_by_reason_and_then_done(read, tmp_path, monkeypatch
     settings = config(tmp_path / "root")
     storage = Storage(settings.root)
     counts = {"scenes": {"sentinel2": 2}, "sites": {"train": 1}, "sequences": 1, "tiles": 0}
-    storage.write_json("plan/plan.json", {"counts": counts})
+    write_counts(storage, counts)
     monkeypatch.setattr(ingest, "planned_sites", lambda _: [SITE])
     monkeypatch.setattr(ingest, "groups_of", lambda *_: [GROUP])
     nobody = f"http://127.0.0.1:{free_port()}/a.tif"

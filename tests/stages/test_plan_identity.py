@@ -101,11 +101,12 @@ def test_a_plan_of_another_version_of_the_program_is_made_again_without_being_as
 
 def test_a_damaged_plan_is_named_with_the_remedy(aef, tmp_path):
     assert aef("plan")[0] == 0
-    for text, words in (("{}", "is damaged; delete it"), ("not json", "is not JSON")):
+    for text in ("{}", "[]", "null", "not json"):
         (tmp_path / "root/plan/plan.json").write_text(text)
-        status, _, err = aef("plan")
-        (line,) = err.splitlines()
-        assert status != 0 and "plan/plan.json" in line and words in line
+        for command in ("plan", "status", "ingest"):
+            status, _, err = aef(command)
+            (line,) = err.splitlines()
+            assert status != 0 and "plan/plan.json is damaged; delete it and run `aef plan`" in line
     assert aef("plan", "--refresh")[0] == 0
 
 

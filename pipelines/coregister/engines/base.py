@@ -67,6 +67,13 @@ def held_nodata(nodata: float, dtype: np.dtype | str) -> float | None:
     return float(nodata) if whole and limits.min <= nodata <= limits.max else None
 
 
+def beside(nodata: float, dtype: np.dtype) -> float:
+    """The number next to nodata, for what was measured as just that."""
+    if dtype.kind == "f":
+        return float(np.nextafter(dtype.type(nodata), dtype.type(np.inf)))
+    return nodata + 1 if nodata < np.iinfo(dtype).max else nodata - 1
+
+
 @dataclass(frozen=True)
 class FileGrid:
     """The pixel grid of a north-up file: ``x = left + column * step_x``, ``y = top + row * step_y`` (step_y < 0).
@@ -267,6 +274,8 @@ def read_pixels(dataset: DatasetReader, crop: Crop, window: FileWindow) -> NDArr
     if (own := crop.hides(dataset.nodata)) is not None:
         values[values == own] = crop.nodata
     if dataset.mask_flag_enums[0] == [MaskFlags.per_dataset]:
+        if dataset.nodata is None and not crop.codes:  # the mask alone says what was measured
+            values[values == crop.nodata] = beside(crop.nodata, values.dtype)
         values[dataset.read_masks(1, window=window) == 0] = crop.nodata
     return values
 

@@ -29,7 +29,16 @@ from pipelines.coregister.engines.blocks import BlockCache
 from pipelines.coregister.engines.ranges import ByteSource, HttpBytes, open_bytes
 from pipelines.coregister.engines.rasterio import read_crop
 from pipelines.coregister.engines.scratch import BlockKey
-from pipelines.coregister.engines.tiff import DEFLATE, FLOATING, HORIZONTAL, TiffImage, TooShort, Unsupported, parse
+from pipelines.coregister.engines.tiff import (
+    DEFLATE,
+    FLOATING,
+    HORIZONTAL,
+    TiffImage,
+    TooShort,
+    Unsupported,
+    directory_at,
+    parse,
+)
 
 # Ranges this close are one request: a COG writes a few bytes between blocks, and a request costs 40 ms or 500 kB.
 GAP_BYTES = 2**16
@@ -38,6 +47,9 @@ REQUEST_BYTES = 16 * 2**20
 HEADER_AGE_S = 600.0
 HEADERS_BYTES = 64 * 2**20
 LARGEST_HEADER = 16 * 2**20
+DIRECTORY_BYTES = 512  # of an overview behind the pixels
+MOST_DIRECTORIES = 64
+MOST_LEFT = 2**14
 
 BLOCKS = BlockCache()
 
@@ -66,12 +78,13 @@ class _File:
 
 
 class _Headers:
-    """Files that were opened, the oldest forgotten first."""
+    """Files that were opened, the oldest forgotten first, and those that are left to GDAL."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
         self._held_bytes = 0
+        self._left_since: OrderedDict[str, float] = OrderedDict()
 
     def get(self, crop: Crop) -> _File | None:
         with self._lock:
@@ -91,13 +104,27 @@ class _Headers:
             while self._held_bytes > HEADERS_BYTES:
                 self._held_bytes -= self._files.popitem(last=False)[1].held_bytes
 
+    def is_left(self, name: str) -> bool:
+        """Whether a file was found to be nothing for this engine, not long ago."""
+        with self._lock:
+            since = self._left_since.get(name)
+        return since is not None and time.monotonic() - since <= HEADER_AGE_S
+
+    def leave(self, name: str) -> None:
+        with self._lock:
+            self._left_since[name] = time.monotonic()
+            while len(self._left_since) > MOST_LEFT:
+                self._left_since.popitem(last=False)
+
     def clear(self) -> None:
         with self._lock:
             self._files.clear()
+            self._left_since.clear()
             self._held_bytes = 0
 
     def forget(self, name: str) -> None:
         with self._lock:
+            self._left_since.pop(name, None)
             if name in self._files:
                 self._held_bytes -= self._files.pop(name).held_bytes
 
@@ -133,8 +160,10 @@ def _read(crop: Crop) -> NDArray | Exception:
     if crop.again:
         _HEADERS.forget(_name(crop))
         BLOCKS.forget(_name(crop))
+    if _HEADERS.is_left(_name(crop)):
+        return read_crop(crop)
     try:
-        file = _HEADERS.get(crop) or _open(crop)
+        file = _HEADERS.get(crop) or _open_or_leave(crop)
         if not _as_described(file.image, crop):
             raise Unsupported("not what the catalog says")
         return _pixels(file, crop)
@@ -143,6 +172,14 @@ def _read(crop: Crop) -> NDArray | Exception:
     except Exception as error:  # handed to the caller, who classifies it
         _HEADERS.forget(_name(crop))
         return error
+
+
+def _open_or_leave(crop: Crop) -> _File:
+    try:
+        return _open(crop)
+    except (Unsupported, NotImplementedError):
+        _HEADERS.leave(_name(crop))
+        raise
 
 
 def _open(crop: Crop) -> _File:
@@ -159,9 +196,33 @@ def _open(crop: Crop) -> _File:
             wanted = max(2 * wanted, short.needed)
             head += source.read(len(head), wanted)
             continue
+        if _is_masked(image, head, source):
+            raise Unsupported("a mask")
         file = _File(_name(crop), source, image, head, time.monotonic())
         _HEADERS.put(file)
         return file
+
+
+def _is_masked(image: TiffImage, head: bytes, source: ByteSource) -> bool:
+    """Whether a directory after the first is a mask: overviews may lie between, before the pixels or behind them."""
+    following = image.following
+    for _ in range(MOST_DIRECTORIES):
+        if not following:
+            return False
+        start, content = (following, head) if following < len(head) else (0, b"")
+        while True:
+            try:
+                masked, following = directory_at(content, image.big, start)
+                break
+            except TooShort as short:
+                first = following - start  # of the content, in the file
+                more = source.read(first + len(content), first + max(short.needed, start + DIRECTORY_BYTES))
+                if not more:
+                    raise OSError(f"file ends within the directory at {following}") from short
+                content += more
+        if masked:
+            return True
+    raise Unsupported("directories without end")
 
 
 def _as_described(image: TiffImage, crop: Crop) -> bool:
@@ -252,8 +313,12 @@ def _span(image: TiffImage, piece: _Piece) -> tuple[int, int]:
 
 def _inside_px(image: TiffImage, block: tuple[int, int]) -> int:
     """Pixels of a block that lie within the image."""
-    height = min(image.block_height, image.height - block[0] * image.block_height)
-    return height * min(image.block_width, image.width - block[1] * image.block_width)
+    return _inside_rows(image, block[0]) * min(image.block_width, image.width - block[1] * image.block_width)
+
+
+def _inside_rows(image: TiffImage, block_row: int) -> int:
+    """Rows of a block that lie within the image; a tile stores more at the edge."""
+    return min(image.block_height, image.height - block_row * image.block_height)
 
 
 def _requests(image: TiffImage, pieces: list[_Piece]) -> Iterator[list[_Piece]]:
@@ -273,11 +338,11 @@ def _requests(image: TiffImage, pieces: list[_Piece]) -> Iterator[list[_Piece]]:
 def _decode(image: TiffImage, piece: _Piece, content: bytes, out: NDArray) -> None:
     """Puts the needed part of a block where it belongs."""
     width, size = image.block_width, image.dtype.itemsize
-    stored = image.rows_of(piece.block[0])
-    rows = min(piece.rows.stop, stored)
+    rows = piece.rows.stop
     needed = rows * width * size
     if image.compression == DEFLATE:
-        content = _inflate(piece, content, needed, image.block_height * width * size if rows == stored else None)
+        to_its_end = rows == _inside_rows(image, piece.block[0])
+        content = _inflate(piece, content, needed, image.block_height * width * size if to_its_end else None)
     if len(content) < needed:
         raise CorruptBlock(f"block {piece.block} holds {len(content)} bytes where {needed} are needed")
     first = piece.rows.start, piece.cols.start

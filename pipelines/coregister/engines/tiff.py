@@ -23,7 +23,6 @@ _TYPES = {1: "B", 2: "c", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER = 254, 256, 257, 258, 259, 266
 _MASK = 4  # bit of the subfile type: the directory is the mask of another
-_MOST_DIRECTORIES = 64
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_COUNTS, _PREDICTOR = 273, 277, 278, 279, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS, _SAMPLE_FORMAT = 322, 323, 324, 325, 339
 _SCALE, _TIE_POINT, _MATRIX, _GEO_KEYS, _NODATA = 33550, 33922, 34264, 34735, 42113
@@ -50,7 +49,6 @@ class TiffImage:
     Attributes:
         height, width: in pixels.
         block_height, block_width: of a tile or strip.
-        tiled: tiles have their full size at the image's edge, the last strip has not.
         dtype: of a pixel.
         compression: ``PLAIN`` or ``DEFLATE``.
         predictor: ``NO_PREDICTOR``, ``HORIZONTAL`` or ``FLOATING``.
@@ -58,13 +56,14 @@ class TiffImage:
         transform: left, top, step_x, step_y of the pixel edges.
         nodata: stored number that means "not measured", None where the file says nothing.
         epsg: code of the CRS, None where the file has none.
+        big: a BigTIFF.
+        following: where the next directory begins, that of an overview or a mask; 0: there is none.
     """
 
     height: int
     width: int
     block_height: int
     block_width: int
-    tiled: bool
     dtype: np.dtype
     compression: int
     predictor: int
@@ -73,15 +72,13 @@ class TiffImage:
     transform: tuple[float, float, float, float]
     nodata: float | None
     epsg: int | None
+    big: bool
+    following: int
 
     @property
     def fill(self) -> float:
         """Value of blocks that were never written."""
         return 0.0 if self.nodata is None else self.nodata
-
-    def rows_of(self, block_row: int) -> int:
-        """Rows that a block stores."""
-        return self.block_height if self.tiled else min(self.block_height, self.height - block_row * self.block_height)
 
 
 def parse(head: bytes) -> TiffImage:
@@ -112,15 +109,12 @@ def parse(head: bytes) -> TiffImage:
     counts = np.array(tags.all(_TILE_COUNTS if tiled else _STRIP_COUNTS), np.int64)
     if offsets.size != shape[0] * shape[1] or counts.size != offsets.size:
         raise Unsupported(f"{offsets.size} blocks for {shape}")
-    if tags.masked(behind=int(offsets[counts > 0].min(initial=len(head)))):
-        raise Unsupported("a mask")
     dtype = np.dtype(f"<{kind}{bits // 8}")
     return TiffImage(
         height=height,
         width=width,
         block_height=block_height,
         block_width=block_width,
-        tiled=tiled,
         dtype=dtype,
         compression=compression,
         predictor=predictor if compression == DEFLATE else NO_PREDICTOR,
@@ -129,7 +123,34 @@ def parse(head: bytes) -> TiffImage:
         transform=_transform(tags),
         nodata=_nodata(tags, dtype),
         epsg=_epsg(tags),
+        big=tags.slot == 8,
+        following=tags.following,
     )
+
+
+def directory_at(content: bytes, big: bool, start: int = 0) -> tuple[bool, int]:
+    """Whether a later directory is that of a mask, and where in the file the next one begins (0: nowhere).
+
+    Args:
+        content: bytes of the file.
+        big: it is a BigTIFF.
+        start: of the directory in them.
+
+    Raises:
+        TooShort: the directory goes on beyond the bytes given.
+    """
+    count_size, entry_size, word = (8, 20, "<Q") if big else (2, 12, "<I")
+    first = start + count_size
+    if first > len(content):
+        raise TooShort(first)
+    count = unpack_from("<Q" if big else "<H", content, start)[0]
+    end = first + count * entry_size
+    if end + calcsize(word) > len(content):
+        raise TooShort(end + calcsize(word))
+    # Entries are sorted by tag, and no tag is below the subfile type's.
+    masked = count > 0 and unpack_from("<H", content, first)[0] == _SUBFILE
+    masked = masked and bool(unpack_from("<I", content, first + entry_size - calcsize(word))[0] & _MASK)
+    return masked, unpack_from(word, content, end)[0]
 
 
 def _transform(tags: _Tags) -> tuple[float, float, float, float]:
@@ -185,45 +206,15 @@ class _Tags:
             raise ValueError(f"not a TIFF: it begins with {head[:4]!r}")
         big = version == 43
         self.slot, self.word = (8, "Q") if big else (4, "I")
+        start = self._take("Q", 8)[0] if big else self._take("I", 4)[0]
+        count = self._take("Q" if big else "H", start)[0]
+        first, size = start + (8 if big else 2), 20 if big else 12
         self.entries: dict[int, tuple[int, int, int]] = {}
-        first, count, self.following = self._directory(self._take("Q", 8)[0] if big else self._take("I", 4)[0])
         for index in range(count):
-            self._enter(self.entries, first, index)
-
-    def _directory(self, start: int) -> tuple[int, int, int]:
-        """Where a directory's entries begin, how many there are, and where the next directory begins (0: nowhere)."""
-        count = self._take("Q" if self.slot == 8 else "H", start)[0]
-        first = start + (8 if self.slot == 8 else 2)
-        return first, count, self._take(self.word, first + count * (4 + 2 * self.slot))[0]
-
-    def _enter(self, entries: dict[int, tuple[int, int, int]], first: int, index: int) -> None:
-        at = first + index * (4 + 2 * self.slot)
-        tag, kind, length = self._take("HHQ" if self.slot == 8 else "HHI", at)
-        entries[tag] = kind, length, at + 4 + self.slot
-
-    def masked(self, behind: int) -> bool:
-        """Whether a directory after the first is a mask.
-
-        Args:
-            behind: where the pixels begin. A directory behind them is not fetched with the header.
-
-        Raises:
-            Unsupported: there is such a directory, or there is no end of them.
-            TooShort: a directory before the pixels is not among the bytes given.
-        """
-        following = self.following
-        for _ in range(_MOST_DIRECTORIES):
-            if not following:
-                return False
-            if following >= max(behind, len(self.head)):
-                raise Unsupported("directories behind the pixels")
-            first, count, following = self._directory(following)
-            entries: dict[int, tuple[int, int, int]] = {}
-            if count:
-                self._enter(entries, first, 0)  # entries are sorted by tag, and no tag is below the subfile type's
-            if _SUBFILE in entries and self._take("I", entries[_SUBFILE][2])[0] & _MASK:
-                return True
-        raise Unsupported("directories without end")
+            at = first + index * size
+            tag, kind, length = self._take("HHQ" if big else "HHI", at)
+            self.entries[tag] = kind, length, at + size - self.slot
+        self.following = self._take(self.word, first + count * size)[0]
 
     def __contains__(self, tag: int) -> bool:
         return tag in self.entries
