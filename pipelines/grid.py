@@ -17,11 +17,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
-from shapely import box, segmentize, union_all
+from shapely import bounds, box, segmentize, transform, union_all
 from shapely.affinity import translate
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
-from shapely.ops import transform as transform_geometry
 
 RESOLUTION_M = 10
 WGS84 = 4326
@@ -145,7 +144,25 @@ def reproject(geometry: BaseGeometry, src_epsg: int | str, dst_epsg: int | str) 
     """A geometry in another CRS, vertex by vertex; EPSG codes or CRS as WKT."""
     if src_epsg == dst_epsg:
         return geometry
-    return transform_geometry(transformer(src_epsg, dst_epsg).transform, geometry)
+    return transform(geometry, transformer(src_epsg, dst_epsg).transform, interleaved=False)
+
+
+def in_degrees(outlines: NDArray[np.object_], epsg: int, spacing_m: float) -> NDArray[np.object_]:
+    """Polygons of a UTM zone in WGS 84 degrees, those across 180 degrees in two parts.
+
+    Args:
+        outlines: any shape, metres.
+        epsg: their zone.
+        spacing_m: edges get a corner at least this often, so that they stay curved.
+    """
+    meridian = sum(zone_wedge(epsg)) / 2
+    to_degrees = transformer(epsg, WGS84).transform
+    found = transform(segmentize(outlines, spacing_m), to_degrees, interleaved=False)
+    whole = transform(found, lambda lon, lat: (unwrap(lon, meridian), lat), interleaved=False)
+    limits = bounds(whole)
+    for place in zip(*np.nonzero((limits[..., 0] < -180) | (limits[..., 2] > 180)), strict=True):
+        found[place] = turned_back(whole[place])
+    return found
 
 
 @dataclass(frozen=True, order=True)
@@ -215,10 +232,8 @@ class Window:
     def footprint(self) -> BaseGeometry:
         """Outline in WGS 84 degrees, densified so that curved edges are kept; in two parts across 180 degrees."""
         side_m = max(self.width_px, self.height_px) * self.resolution_m
-        outline = reproject(segmentize(self.polygon(), side_m / 8), self.epsg, WGS84)
-        meridian = sum(zone_wedge(self.epsg)) / 2
-        whole = transform_geometry(lambda lon, lat: (unwrap(np.asarray(lon), meridian), lat), outline)
-        return outline if -180 <= whole.bounds[0] and whole.bounds[2] <= 180 else turned_back(whole)
+        outline: BaseGeometry = in_degrees(np.array([self.polygon()]), self.epsg, side_m / 8)[0]
+        return outline
 
     def pixel(self, x_m: float, y_m: float) -> tuple[int, int]:
         """Row and column of the pixel that holds a point; may lie outside."""

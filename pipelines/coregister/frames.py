@@ -13,7 +13,7 @@ from pipelines.coregister.engines import Engine
 from pipelines.coregister.engines.base import beside, same_nodata
 from pipelines.coregister.fetch import FailureKind, Request, Signers, fetch, signer_of
 from pipelines.coregister.masks import hide, is_nodata, present, weight
-from pipelines.coregister.reach import reach
+from pipelines.coregister.reach import beyond_reach, reaches
 from pipelines.coregister.warp import warp
 from pipelines.grid import Window
 from pipelines.scenes import Asset, Scene
@@ -81,6 +81,7 @@ class Frame:
             rank, then the largest footprint, then the id. The order is the same for every window, so the winner of a
             pixel is too.
         time_ms, valid_ms: of the most preferred scene of the acquisition, whether or not it reaches into this window.
+        values, weight: ``(C, H, W)`` and ``(H, W)``, where the first layer's pixels are written.
         layers: one for each scaling, in order of preference; empty until a piece has been read.
         doubts: about the pieces used.
     """
@@ -89,6 +90,8 @@ class Frame:
     time_ms: int
     valid_ms: tuple[int, int]
     geometry: tuple[float, ...]
+    values: NDArray
+    weight: NDArray[np.uint8]
     layers: list[Layer] = field(default_factory=list)
     doubts: list[ReadDoubt] = field(default_factory=list)
 
@@ -109,19 +112,51 @@ class Frame:
         return [later for later in order[order.index(scene_id) + 1 :] if later in used]
 
 
-def group(scenes: Sequence[Scene], window: Window, source: Source) -> list[Frame]:
-    """Frames of the scenes that reach into a window, by time."""
+@dataclass(frozen=True)
+class Stack:
+    """The frames of a window by time, and the arrays that they write into.
+
+    Attributes:
+        frames: N of them.
+        values: ``(N, C, H, W)``; memory is taken only where a frame has written.
+        weight: ``(N, H, W)``.
+    """
+
+    frames: list[Frame]
+    values: NDArray
+    weight: NDArray[np.uint8]
+
+    def measured(self) -> tuple[list[tuple[Frame, Layer]], NDArray, NDArray[np.uint8]]:
+        """Every layer with its frame, by time; their values and weights, in place where each frame has one at most."""
+        kept = [(frame, layer) for frame in self.frames for layer in frame.layers]
+        if any(len(frame.layers) > 1 for frame in self.frames):
+            return kept, np.stack([layer.values for _, layer in kept]), np.stack([layer.weight for _, layer in kept])
+        places = [index for index, frame in enumerate(self.frames) if frame.layers]
+        for index, place in enumerate(places):
+            if index != place:
+                self.values[index], self.weight[index] = self.values[place], self.weight[place]
+        return kept, self.values[: len(kept)], self.weight[: len(kept)]
+
+
+def group(scenes: Sequence[Scene], window: Window, source: Source) -> Stack:
+    """Frames of the scenes that reach into a window, still without pixels."""
     for scene in scenes:
         if scene.source != source.name:
             raise ValueError(f"scene {scene.scene_id} is of source {scene.source}, not {source.name}")
-    frames = []
+    found = []
     for members in source.acquisitions(scene for scene in scenes if source.keep(scene)):
         ordered = sorted(members, key=lambda scene: _preference(scene, window.epsg, source))
-        pieces = [scene for scene in ordered if scene.footprint is None or reach(scene.footprint, window).any()]
+        pieces = [scene for scene in ordered if scene.footprint is None or reaches(scene.footprint, window)]
         if pieces:
-            first = ordered[0]
-            frames.append((first.scene_id, Frame(pieces, first.time_ms, first.valid_ms, source.geometry(first))))
-    return [frame for _, frame in sorted(frames, key=lambda found: (found[1].time_ms, found[0]))]
+            found.append((ordered[0], pieces))
+    found.sort(key=lambda one: (one[0].time_ms, one[0].scene_id))
+    values = np.empty((len(found), len(source.bands), *window.shape), source.dtype)
+    weight = np.empty((len(found), *window.shape), np.uint8)
+    frames = [
+        Frame(pieces, first.time_ms, first.valid_ms, source.geometry(first), values[index], weight[index])
+        for index, (first, pieces) in enumerate(found)
+    ]
+    return Stack(frames, values, weight)
 
 
 def _preference(scene: Scene, epsg: int, source: Source) -> tuple[bool, tuple[float, ...], float, str]:
@@ -199,7 +234,7 @@ def _requests(scene: Scene, window: Window, source: Source, signers: Signers) ->
 def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Window, source: Source) -> None:
     """Puts a piece's pixels where the frame has none yet."""
     nodata = np.dtype(source.dtype).type(source.nodata)
-    values = np.empty((len(source.bands), *window.shape), source.dtype)
+    values = np.empty_like(frame.values) if frame.layers else frame.values
     scale, offset = np.ones(len(source.bands)), np.zeros(len(source.bands))
     for index, band in enumerate(source.band_names):
         request = wanted.get(band)
@@ -218,8 +253,8 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
             )
             values[index] = to_dtype(layer, request.file_nodata, source, request.asset)
             request.pixels = None
-    if scene.footprint is not None and not (inside := reach(scene.footprint, window)).all():
-        values[:, ~inside] = nodata
+    if scene.footprint is not None and (outside := beyond_reach(scene.footprint, window)) is not None:
+        values[:, outside] = nodata
     here = present(values, source.nodata, source)
     if not here.any():
         return
@@ -233,7 +268,7 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
         if request is not None
         for beyond in [source.beyond_mask.get(role, 0)]
     }
-    trust = weight(source, values, source.nodata, scale, offset, masks)
+    trust = weight(source, values, scale, offset, masks)
     doubt = source.doubt(source, values, trust, scale, offset)
     before = frame.measured(source)
     if before is not None:
@@ -249,6 +284,9 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
         if not here.all():
             values[:, ~here] = nodata
             trust[~here] = 0
+        if not frame.layers:
+            frame.weight[:] = trust
+            trust = frame.weight
         frame.layers.append(Layer(values, trust, scale, offset, [scene.scene_id]))
     if doubt is not None:
         frame.doubts.append(ReadDoubt(source.name, scene.scene_id, doubt))

@@ -42,10 +42,12 @@ def measuring(source: Source) -> list[int]:
 def present(values: NDArray, nodata: float, source: Source | None = None) -> NDArray[np.bool_]:
     """``(..., C, H, W)`` -> ``(..., H, W)``: True where any measuring band holds a number."""
     bands = measuring(source) if source is not None else range(values.shape[-3])
-    out = np.zeros((*values.shape[:-3], *values.shape[-2:]), bool)
+    missing = np.ones((*values.shape[:-3], *values.shape[-2:]), bool)
     for index in bands:
-        out |= is_measured(values[..., index, :, :], nodata)
-    return out
+        missing &= is_nodata(values[..., index, :, :], nodata)
+        if not missing.any():
+            break
+    return np.logical_not(missing, out=missing)
 
 
 def stored_range(band: Band, scale: float, offset: float) -> tuple[float, float]:
@@ -64,7 +66,6 @@ def stored_range(band: Band, scale: float, offset: float) -> tuple[float, float]
 def weight(
     source: Source,
     values: NDArray,
-    nodata: float,
     scale: NDArray[np.float64],
     offset: NDArray[np.float64],
     masks: Mapping[str, NDArray],
@@ -76,22 +77,28 @@ def weight(
     Args:
         source: says what its bands and masks mean.
         values: ``(C, H, W)`` stored numbers.
-        nodata: stored number that means "not measured".
         scale: ``(C,)``.
         offset: ``(C,)``.
         masks: ``(H, W)`` by role, possibly none.
     """
-    good = np.zeros(values.shape[1:], bool)
-    for index in measuring(source):
-        usable = is_measured(values[index], nodata)
-        band = source.bands[index]
-        if np.isfinite(band.valid).any():
-            low, high = stored_range(band, float(scale[index]), float(offset[index]))
-            usable &= (values[index] >= low) & (values[index] <= high)
-        good |= usable
+    good = _usable(source, values, scale, offset)
     trusted = source.trusted(masks)
     if trusted is not None and trusted.dtype != bool:
         return np.ceil(255 * good * trusted).astype(np.uint8)
     if trusted is not None:
         good &= trusted
     return good.view(np.uint8) * np.uint8(255)
+
+
+def _usable(
+    source: Source, values: NDArray, scale: NDArray[np.float64], offset: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """``(H, W)`` where any measuring band holds a number within its valid range."""
+    bands = measuring(source)
+    if not np.isfinite([source.bands[index].valid for index in bands]).any():
+        return present(values, source.nodata, source)
+    good = np.zeros(values.shape[1:], bool)
+    for index in bands:
+        low, high = stored_range(source.bands[index], float(scale[index]), float(offset[index]))
+        good |= is_measured(values[index], source.nodata) & (values[index] >= low) & (values[index] <= high)
+    return good

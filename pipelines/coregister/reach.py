@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from pipelines.coregister.engines import FileGrid
-from pipelines.grid import RESOLUTION_M, WGS84, Window, reproject
+from pipelines.grid import RESOLUTION_M, WGS84, Window, in_degrees, reproject
 
 CELL_M = 1280
 """Side of a cell; cells are counted from the origin of each UTM zone."""
@@ -22,12 +22,19 @@ CELL_M = 1280
 
 def reach(footprint: BaseGeometry, window: Window) -> NDArray[np.bool_]:
     """``(H, W)`` pixels of a window whose cell a footprint (WGS 84) touches."""
-    rows, row_of = np.unique(_indices(window.top_m, -window.resolution_m, window.height_px), return_inverse=True)
-    cols, col_of = np.unique(_indices(window.left_m, window.resolution_m, window.width_px), return_inverse=True)
-    outlines = np.array([[_outline(window.epsg, int(row), int(col)) for col in cols] for row in rows])
-    shapely.prepare(footprint)
-    touched: NDArray[np.bool_] = shapely.intersects(footprint, outlines)
+    touched, row_of, col_of = _touched(footprint, window)
     return touched[row_of][:, col_of]
+
+
+def reaches(footprint: BaseGeometry, window: Window) -> bool:
+    """Whether a footprint (WGS 84) touches the cell of any pixel of a window."""
+    return bool(_touched(footprint, window)[0].any())
+
+
+def beyond_reach(footprint: BaseGeometry, window: Window) -> NDArray[np.bool_] | None:
+    """``(H, W)`` the opposite of :func:`reach`; None where every pixel is within reach."""
+    touched, row_of, col_of = _touched(footprint, window)
+    return None if touched.all() else ~touched[row_of][:, col_of]
 
 
 def around(window: Window) -> BaseGeometry:
@@ -45,6 +52,16 @@ def lies_under(grid: FileGrid, footprint: BaseGeometry) -> bool:
     return bool(here >= 0.5 * footprint.area > 0)
 
 
+def _touched(footprint: BaseGeometry, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """Which cells of a window a footprint touches, and the row and column of cells in which its pixels lie."""
+    rows = _indices(window.top_m, -window.resolution_m, window.height_px)
+    cols = _indices(window.left_m, window.resolution_m, window.width_px)
+    first_row, first_col = int(rows[-1]), int(cols[0])
+    outlines = _outlines(window.epsg, first_row, first_col, int(rows[0]), int(cols[-1]))
+    shapely.prepare(footprint)
+    return shapely.intersects(footprint, outlines), rows - first_row, cols - first_col
+
+
 _SLACK_DEG = 1e-4  # a long edge is drawn with fewer corners than the cells along it
 
 
@@ -53,10 +70,12 @@ def _indices(edge_m: int, step_m: int, count: int) -> NDArray[np.int64]:
     return np.floor((edge_m + step_m * (np.arange(count) + 0.5)) / CELL_M).astype(np.int64)
 
 
-@lru_cache(maxsize=16384)
-def _outline(epsg: int, row: int, col: int) -> BaseGeometry:
-    size_px = CELL_M // RESOLUTION_M
-    return Window(epsg, col * CELL_M, (row + 1) * CELL_M, size_px, size_px).footprint()
+@lru_cache(maxsize=64)
+def _outlines(epsg: int, first_row: int, first_col: int, last_row: int, last_col: int) -> NDArray[np.object_]:
+    """Of a rectangle of cells (rows, columns), in WGS 84 degrees. Kept, as all scenes of a window ask for the same."""
+    south = np.arange(first_row, last_row + 1)[:, None] * CELL_M
+    west = np.arange(first_col, last_col + 1)[None, :] * CELL_M
+    return in_degrees(shapely.box(west, south, west + CELL_M, south + CELL_M), epsg, CELL_M / 8)
 
 
 @lru_cache(maxsize=1024)

@@ -21,7 +21,7 @@ from pipelines.coregister.engines.blocks import BLOCK_CACHE_BYTES
 from pipelines.coregister.engines.cog import BLOCKS
 from pipelines.coregister.engines.scratch import empty_node_folder, node_scratch
 from pipelines.coregister.fetch import Signers
-from pipelines.coregister.frames import Frame, Layer, ReadDoubt, ReadFailure, batches, fill, group
+from pipelines.coregister.frames import ReadDoubt, ReadFailure, Stack, batches, fill, group
 from pipelines.coregister.gravity import read_gravity
 from pipelines.coregister.lidar import read_points
 from pipelines.coregister.terrain import read_terrain
@@ -101,27 +101,23 @@ def read_frames(
     if source.kind not in (Kind.FRAMES, Kind.CLASSES):
         raise ValueError(f"source {source.name} ({source.kind}) is not read as images; use read_sequence")
     failures: list[ReadFailure] = []
-    kept: list[tuple[Frame, Layer]] = []
-    for batch in batches(group(scenes, window, source), window, source):
+    stack = group(scenes, window, source)
+    for batch in batches(stack.frames, window, source):
         failures += fill(batch, window, source, engine_by_name(engine), sign, threads)
-        kept += [(frame, layer) for frame in batch for layer in frame.layers]
         for found in (found for frame in batch for found in frame.doubts):
             on_doubt(found)
-    return _stack(kept, source), failures
+    return _joined(stack, source), failures
 
 
-def _stack(found: Sequence[tuple[Frame, Layer]], source: Source) -> RasterFrames | None:
-    if not found:
+def _joined(stack: Stack, source: Source) -> RasterFrames | None:
+    kept, values, weight = stack.measured()
+    if not kept:
         return None
-    frames, layers = [frame for frame, _ in found], [layer for _, layer in found]
-    values = np.empty((len(layers), *layers[0].values.shape), source.dtype)
-    for index, layer in enumerate(layers):
-        values[index] = layer.values
-        layer.values = values[index]  # one copy at a time: a block can be hundreds of megabytes
+    frames, layers = [frame for frame, _ in kept], [layer for _, layer in kept]
     return RasterFrames(
         values=values,
         nodata=float(source.nodata),
-        weight=np.stack([layer.weight for layer in layers]),
+        weight=weight,
         time_ms=np.array([frame.time_ms for frame in frames], np.int64),
         valid_ms=np.array([frame.valid_ms for frame in frames], np.int64),
         scale=np.stack([layer.scale for layer in layers]),

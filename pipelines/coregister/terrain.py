@@ -34,7 +34,7 @@ def read_terrain(
         raise ValueError(f"source {source.name} must keep its band {FILE_BAND!r}: the others are computed from it")
     wide = window.pad(MARGIN_PX)
     failures: list[ReadFailure] = []
-    for frame in group(scenes, wide.pad(REACH_PX), stored):
+    for frame in group(scenes, wide.pad(REACH_PX), stored).frames:
         height, used, lost = _surface(frame, wide, source, engine, sign, threads)
         failures += lost
         fields = derivatives(height, window.resolution_m)

@@ -54,7 +54,7 @@ OFFSET_LEFT, DARK_PERCENT = (0.1, 0.2), 1.0
 # whose darkest pixels (water, shadow) reflect less than this has no offset of 0.1 in it; water may come out at -0.02.
 INFRARED = ("nir", "nir08", "nir09", "swir16", "swir22")
 NO_OFFSET_BELOW = 0.08
-_SAMPLE_PX = 4
+_SAMPLE_PX, _MOST_ALONG = 4, 256
 _LEAST_PX = 64
 
 
@@ -94,7 +94,7 @@ def contradiction(values: NDArray, scale: NDArray[np.float64], offset: NDArray[n
     for band, a, b in zip(values, scale, offset, strict=True):
         if b >= 0:
             continue
-        sample = band[::_SAMPLE_PX, ::_SAMPLE_PX]
+        sample = _sample(band)
         sample = sample[sample != 0]
         share = float((sample < (IMPOSSIBLE - b) / a).mean()) if sample.size >= _LEAST_PX else 0.0
         if share > IMPOSSIBLE_SHARE:
@@ -113,11 +113,11 @@ def doubt(
     Water, shadow and dense vegetation are darker than 0.1 in some visible band. Bright desert is not, nor is dry land
     under haze, which is why this is a doubt and no proof. Where infrared bands have dark pixels, haze is told apart.
     """
-    clear = weight[::_SAMPLE_PX, ::_SAMPLE_PX] > 0
+    clear = _sample(weight) > 0
     darkest: list[float] = []
     infrared: list[float] = []
     for name, band, a, b in zip(source.band_names, values, scale, offset, strict=True):
-        sample = band[::_SAMPLE_PX, ::_SAMPLE_PX][clear]
+        sample = _sample(band)[clear]
         sample = sample[sample != source.nodata]
         if name in VISIBLE + INFRARED and sample.size >= _LEAST_PX:
             if b < 0:
@@ -132,6 +132,12 @@ def doubt(
         f"no clear pixel of its visible bands is darker than {min(darkest):.3f} in reflectance with the offset 0 that "
         "was decided: the producer's offset of 0.1 may still be in the numbers"
     )
+
+
+def _sample(band: NDArray) -> NDArray:
+    """Every few pixels of ``(H, W)``, at most 256 along a side: as many as a percentile needs."""
+    step = max(_SAMPLE_PX, -(-max(band.shape) // _MOST_ALONG))
+    return band[::step, ::step]
 
 
 def rank(scene: Scene, epsg: int) -> tuple[float, ...]:

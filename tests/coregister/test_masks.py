@@ -17,13 +17,13 @@ def test_the_stored_range_is_the_range_in_model_space():
     s1 = source("sentinel1", ["vv"])
     power = (10 ** rng.uniform(-5, 3, (1, 40, 40))).astype(np.float32)
     power[0, :5] = -32768
-    found = weight(s1, power, s1.nodata, np.ones(1), np.zeros(1), {}) == 255
+    found = weight(s1, power, np.ones(1), np.zeros(1), {}) == 255
     measured = np.isfinite(s1.to_model_space(power, np.ones(1), np.zeros(1), s1.nodata)[0])
     np.testing.assert_array_equal(found, measured)
     thermal = source("landsat", ["lwir11"])
     stored = rng.integers(0, 65535, (1, 40, 40)).astype(np.uint16)
     scale, offset = np.array([0.00341802]), np.array([149.0])
-    found = weight(thermal, stored, 0, scale, offset, {}) == 255
+    found = weight(thermal, stored, scale, offset, {}) == 255
     np.testing.assert_array_equal(found, np.isfinite(thermal.to_model_space(stored, scale, offset, 0)[0]))
 
 
@@ -32,7 +32,7 @@ def test_an_angle_of_view_alone_is_no_measurement():
     values = np.full((2, 3, 3), -32768, np.float32)
     values[1] = 38
     assert not present(values, -32768, s1).any()
-    assert (weight(s1, values, -32768, ONE, ZERO, {}) == 0).all()
+    assert (weight(s1, values, ONE, ZERO, {}) == 0).all()
     values[0, 1, 1] = 0.1
     assert present(values, -32768, s1).sum() == 1
 
@@ -41,7 +41,7 @@ def test_one_polarisation_is_enough_and_nan_is_never_data():
     s1 = source("sentinel1", ["vv", "vh"])
     values = np.full((2, 1, 3), np.nan, np.float32)
     values[0, 0, 0] = values[1, 0, 1] = 0.1
-    assert weight(s1, values, -32768, ONE, ZERO, {}).tolist() == [[255, 255, 0]]
+    assert weight(s1, values, ONE, ZERO, {}).tolist() == [[255, 255, 0]]
 
 
 def test_every_mask_stands_beside_the_pixels_and_never_in_them(tmp_path):
