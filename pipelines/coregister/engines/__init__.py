@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pipelines.coregister.engines.base import Crop, Engine, FileGrid, Header, HeaderMismatch, read_header
-from pipelines.coregister.engines.cog import CogEngine, CorruptBlock
-from pipelines.coregister.engines.logs import hide_queries
-from pipelines.coregister.engines.rasterio import RasterioEngine
-from pipelines.coregister.engines.stackstac import StackstacEngine
+from importlib import import_module
 
-ENGINES: dict[str, type[StackstacEngine] | type[RasterioEngine] | type[CogEngine]] = {
-    "cog": CogEngine,
-    "stackstac": StackstacEngine,
-    "rasterio": RasterioEngine,
-}
+from pipelines.coregister.engines.base import Crop, Engine, FileGrid, Header, HeaderMismatch, read_header
+from pipelines.coregister.engines.cog import CorruptBlock
+from pipelines.coregister.engines.logs import hide_queries
+
+# Modules beside this one, imported when asked for: stackstac and dask take half a second of every process.
+ENGINES = {"cog": "CogEngine", "stackstac": "StackstacEngine", "rasterio": "RasterioEngine"}
 
 __all__ = ["ENGINES", "CorruptBlock", "Crop", "Engine", "FileGrid", "Header", "HeaderMismatch", "engine", "read_header"]
 
@@ -26,4 +23,5 @@ def engine(name: str) -> Engine:
     if name not in ENGINES:
         raise ValueError(f"there is no reading engine {name!r}; choose among {', '.join(ENGINES)}")
     hide_queries()
-    return ENGINES[name]()
+    found: Engine = getattr(import_module(f"{__name__}.{name}"), ENGINES[name])()
+    return found
