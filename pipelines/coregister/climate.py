@@ -155,7 +155,8 @@ def _monthly_of_cell(
         stretch = tuple((axis, part.start, part.stop) for axis, part in chunk.items())
         block = _block(href, options, units, accumulated, stretch, period, sign)
         box = {axis: slice(index - chunk[axis].start, index - chunk[axis].start + 1) for axis, index in cell}
-        return monthly(block.hours.isel(box), dict(units), None if block.closing is None else block.closing.isel(box))
+        hours, closing = block.hours.isel(box), block.closing.isel(box, missing_dims="ignore")
+        return monthly(hours, dict(units), closing, accumulated=block.accumulated)
     part = series.isel(box)
     if (fetched := _fetched_bytes(series, _months_of(part, period).sizes["time"])) > FETCH_BYTES:
         raise ValueError(
@@ -163,7 +164,7 @@ def _monthly_of_cell(
             "once to the months of your region (python -m pipelines.coregister.months) and name that store"
         )
     loaded = _load(part, period, dict(units), accumulated)
-    return monthly(loaded.hours, dict(units), loaded.closing)
+    return monthly(loaded.hours, dict(units), loaded.closing, accumulated=loaded.accumulated)
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,13 @@ class _Block:
 
     Attributes:
         hours: the samples.
-        closing: where precipitation adds up since midnight, that of the midnight that ends the last month.
+        closing: the precipitation that is stamped with the midnight which ends the last month, where there is any.
+        accumulated: precipitation adds up since midnight.
     """
 
     hours: xr.Dataset
-    closing: xr.Dataset | None
+    closing: xr.Dataset
+    accumulated: bool
 
 
 @lru_cache(maxsize=4)
@@ -196,10 +199,13 @@ def _block(
 
 def _load(part: xr.Dataset, period: Period, units: Mapping[str, str], accumulated: bool | None) -> _Block:
     hours = _months_of(part, period).load()
-    if not _adds_up(hours, units, accumulated):
-        return _Block(hours, None)
+    adds_up = _adds_up(hours, units, accumulated)
+    rain = rain_of(part)
+    step_s = step_of(hours["time"])
+    if rain is None or not (adds_up or samples_a_day(step_s) > 1):
+        return _Block(hours, hours[[]], adds_up)
     end = pd.Timestamp(period.end_ms - 1, unit="ms").to_period("M").end_time.ceil("D")
-    return _Block(hours, part[[rain_of(part)]].sel(time=slice(end, end)).load())
+    return _Block(hours, part[[rain]].sel(time=slice(end, end)).load(), adds_up)
 
 
 def rain_of(series: xr.Dataset) -> str | None:
@@ -311,7 +317,7 @@ def cell_at(store: xr.Dataset, lon: float, lat: float, href: str) -> tuple[tuple
 
 
 def monthly(
-    cell: xr.Dataset, units: Mapping[str, str] | None = None, closing: xr.Dataset | None = None
+    cell: xr.Dataset, units: Mapping[str, str], closing: xr.Dataset, *, accumulated: bool
 ) -> dict[tuple[int, int], dict[str, float]]:
     """Monthly variables by (year, month) of one cell's series, in metres, kelvin and pascal.
 
@@ -320,7 +326,8 @@ def monthly(
     Args:
         cell: hourly or daily.
         units: by variable, what the catalog says.
-        closing: given where precipitation adds up since midnight: that of the midnight that ends the series, if known.
+        closing: precipitation stamped with the midnight that ends the series, where there is any.
+        accumulated: precipitation adds up since midnight.
     """
     series: dict[str, pd.Series] = {}
     a_day = samples_a_day(step_of(cell["time"]))
@@ -330,8 +337,8 @@ def monthly(
                 if name + ending in cell:
                     series.setdefault(quantity + ending, _si(cell[name + ending], quantity, units))
     if (rain := rain_of(cell)) is not None:
-        found = cell[rain] if closing is None else xr.concat([cell[rain], closing[rain]], "time")
-        series[RAIN] = daily(_si(found, RAIN, units), closing is not None, a_day)
+        found = xr.concat([cell[rain], closing[rain]], "time") if rain in closing else cell[rain]
+        series[RAIN] = daily(_si(found, RAIN, units), accumulated, a_day)
     out: dict[tuple[int, int], dict[str, float]] = {}
     for name, values in series.items():
         sampled_often = len(values) > 1.5 * max(1, len(values.resample("D")))

@@ -226,18 +226,22 @@ class _Sums:
 
 
 class _Rain:
-    """Running figures of precipitation in both readings: of the hour, and added up since midnight."""
+    """Running figures of precipitation in both readings: of the sample, and added up since midnight.
+
+    Args:
+        shape: of a map.
+        a_day: samples of a whole day; one is of the day that it is stamped with, of several each ends at its stamp.
+    """
 
     def __init__(self, shape: tuple[int, ...], a_day: int) -> None:
         self.a_day = a_day
-        self.of_hours, self.of_days, self.seen = _Sums(shape), _Sums(shape), Days()
+        self.of_samples, self.of_days, self.seen = _Sums(shape), _Sums(shape), Days()
         self.since: list[NDArray[np.float64]] | None = None  # the maps of the day that goes on, after its midnight
 
     def add(self, day: NDArray[np.float64], *, starts_at_midnight: bool) -> None:
         """A day's samples ``(T, y, x)``; the first may be that of the midnight that ends the day before."""
-        known = ~np.isnan(day)
-        whole = known.sum(axis=0) >= nearly_all(self.a_day)
-        self.of_hours.add(np.where(whole, np.where(known, day, 0.0).sum(axis=0), np.nan)[None])
+        if self.a_day == 1:
+            self.of_samples.add(day)
         self.close(day[: int(starts_at_midnight)])
         self.since = list(day[int(starts_at_midnight) :])
 
@@ -246,15 +250,18 @@ class _Rain:
         if self.since is not None and (maps := [*self.since, *midnight]):
             day = np.stack(maps)
             self.seen.add(day.reshape(len(day), -1))
-            whole = (~np.isnan(day)).sum(axis=0) >= nearly_all(self.a_day)
+            known = ~np.isnan(day)
+            whole = known.sum(axis=0) >= nearly_all(self.a_day)
             self.of_days.add(np.where(whole, np.fmax.reduce(day, axis=0), np.nan)[None])
+            if self.a_day > 1:
+                self.of_samples.add(np.where(whole, np.where(known, day, 0.0).sum(axis=0), np.nan)[None])
         self.since = None
 
     def result(self, setting: bool | None, attributes: Iterable[Mapping[str, Any]], *, hourly: bool) -> _Sums:
         """The figures of the reading that holds; samples by the day are sums of their days, unless it is set."""
-        gap_m = float(np.max(self.of_hours.sum - self.of_days.sum, initial=0.0))
+        gap_m = float(np.max(self.of_samples.sum - self.of_days.sum, initial=0.0))
         adds_up = is_accumulated(self.seen, setting, attributes, gap_m) if hourly else bool(setting)
-        return self.of_days if adds_up else self.of_hours
+        return self.of_days if adds_up else self.of_samples
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

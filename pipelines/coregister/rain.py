@@ -1,5 +1,6 @@
 """Precipitation by the day: the sum of the hours, or of a store that adds up since midnight, what it has come to.
 
+Every sample is of the time that ends at its stamp: that of 00 UTC belongs to the day, and the month, before.
 ERA5-Land's hourly precipitation is accumulated since 00 UTC: hour 5 holds the rain of five hours, and the value that is
 stamped 00 UTC is that of the whole day before. ERA5's is that of the hour, and so is that of some copies of ERA5-Land,
 under the same names. Which it is, the data say: a sum never falls within its day.
@@ -107,14 +108,14 @@ def daily(hours: pd.Series, accumulated: bool, a_day: int) -> pd.Series:
     """Sums by the day of a series in metres; NaN for a day of which too little is there.
 
     Args:
-        hours: by moment; if accumulated, up to the midnight that ends the last day.
+        hours: by moment, up to the midnight that ends the last day; or one sample a day, stamped with that day.
         accumulated: they are sums since midnight.
         a_day: samples of a whole day, of which nearly all must be there: a series may begin an hour after midnight.
     """
-    if not accumulated:
-        return hours.resample("D").sum(min_count=nearly_all(a_day))
+    if a_day == 1 and not accumulated:
+        return hours.resample("D").sum(min_count=1)
     days = hours.groupby(_day_of(hours.index))
-    return days.max().where(days.count() >= nearly_all(a_day))
+    return (days.max() if accumulated else days.sum()).where(days.count() >= nearly_all(a_day))
 
 
 def days_of(values_TN: NDArray[np.float64], moments: pd.DatetimeIndex) -> Days:

@@ -98,13 +98,21 @@ def test_a_store_that_ends_before_the_last_midnight_lacks_one_hour_only(tmp_path
     np.testing.assert_allclose(found_in(frames), expected(true_days(cut)[CELL][:"2020-03-31"]), rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("by_block", [True, False])
 @pytest.mark.parametrize("title", ["", "ERA5-Land hourly, deaccumulated"])
-def test_rain_of_the_hour_is_left_alone_whatever_the_store_is_called(tmp_path, title: str):
+def test_rain_of_the_hour_is_summed_whatever_the_store_is_called(tmp_path, monkeypatch, title: str, by_block: bool):
     hours = ended_hours()
+    for moment, rain_m in (("2020-02-01 00:00", 0.02), ("2020-05-01 00:00", 0.05)):
+        hours.loc[moment] += rain_m
+    if not by_block:
+        monkeypatch.setattr(climate, "CHUNK_BYTES", 0)
     href = write(dataset(hours, title=title), tmp_path / "a.zarr")
-    frames, failures = read_climate([scene(href)], window(), YEAR, ERA5)
-    assert failures == []
-    np.testing.assert_allclose(found_in(frames), expected(hours[CELL].resample("D").sum()), rtol=1e-5, atol=1e-9)
+    for period in (YEAR, SPRING):
+        frames, failures = read_climate([scene(href)], window(), period, ERA5)
+        assert failures == []
+        days = true_days(hours)[CELL]
+        told = expected(days if period == YEAR else days["2020-02-01":"2020-04-30"])
+        np.testing.assert_allclose(found_in(frames), told, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("adds_up", [True, False])
