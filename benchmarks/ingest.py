@@ -29,7 +29,7 @@ from pipelines.grid import Period, Site, Window
 from pipelines.scenes import Scene
 from pipelines.sources.base import Kind
 from pipelines.stages.earth import served_catalog
-from pipelines.stages.plan import Plan
+from pipelines.stages.planned import Plan
 
 
 def item_of(scene: Scene) -> dict[str, Any]:

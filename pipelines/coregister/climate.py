@@ -149,8 +149,8 @@ def _monthly_of_cell(
     box = {axis: slice(index, index + 1) for axis, index in cell}
     chunk = {axis: _chunk_around(series, axis, index) for axis, index in cell}
     share = float(np.prod([part.stop - part.start for part in chunk.values()], initial=1.0))
-    hours = series.sizes["time"] * len(series.data_vars)
-    if share * hours * 4 <= CHUNK_BYTES:
+    samples = series.sizes["time"] * len(series.data_vars)
+    if share * samples * 4 <= CHUNK_BYTES:
         # A chunk is what a store gives anyway: neighbouring cells find theirs in memory.
         stretch = tuple((axis, part.start, part.stop) for axis, part in chunk.items())
         block = _block(href, options, units, accumulated, stretch, period, sign)

@@ -18,7 +18,7 @@ from pipelines.evaluation.quality import (
 )
 from pipelines.grid import RESOLUTION_M, Tile
 from pipelines.stages.pictures import View, embedding_view
-from pipelines.stages.plan import Plan
+from pipelines.stages.planned import Plan
 from pipelines.stages.scoring import task_of
 from pipelines.stages.truth import parcels, truth_folder
 from pipelines.storage import Storage

@@ -14,7 +14,7 @@ import yaml
 
 from pipelines.config import Config, ConfigError
 from pipelines.products import any_committed
-from pipelines.stages import checkpoint, embed, evaluate, ingest, plan, shard_set, train
+from pipelines.stages import checkpoint, embed, evaluate, ingest, plan, planned, shard_set, train
 from pipelines.stages.earth import build_earth, check_served, describe_earth, live_catalog, served_catalog
 from pipelines.stages.estimate import Estimate
 from pipelines.stages.session import MemoryMonitor, StageResult, ray_session, total_line, write_summary
@@ -29,11 +29,11 @@ NEEDS_CATALOG = {"plan", "ingest", "embed"}
 # rendered, served or started for it.
 BUILDS_ON: dict[str, tuple[Callable[[Config], object], ...]] = {
     "plan": (),
-    "ingest": (plan.check_planned,),
+    "ingest": (planned.check_planned,),
     "train": (partial(shard_set.current_shards, split="train"),),
-    "embed": (plan.check_planned, checkpoint.current_digest),
+    "embed": (planned.check_planned, checkpoint.current_digest),
     "evaluate": (
-        plan.check_planned,
+        planned.check_planned,
         partial(shard_set.current_shards, split="test"),
         checkpoint.current_digest,
         embed.receipts_of,
@@ -129,8 +129,8 @@ def dry_run(config: Config, names: tuple[str, ...]) -> int:
             print(f"[plan] searches the catalog that answers at {url}")
         with contextlib.nullcontext() if url is not None else served_catalog(config):
             survey = plan.dry_run(config)
-    elif set(names) & set(describes) and Storage(config.root).exists(plan.PLAN):
-        survey = plan.Plan.load(config).survey()
+    elif set(names) & set(describes) and Storage(config.root).exists(planned.PLAN):
+        survey = planned.Plan.load(config).survey()
     for name in names:
         if name == "evaluate":
             evaluate.describe(config)
@@ -162,10 +162,10 @@ def status(config: Config, options: argparse.Namespace) -> int:
     """What is planned, done and left under the root, from the objects on storage."""
     storage = Storage(config.root)
     print(f"root {storage.uri()}")
-    if not storage.exists(plan.PLAN):
+    if not storage.exists(planned.PLAN):
         print("plan: none yet; run `aef plan`")
         return 0
-    counts = plan.read_plan(storage)["counts"]
+    counts = planned.read_plan(storage)["counts"]
     print(
         f"plan: {counts['scenes']}, sites {counts['sites']}, {counts['sequences']} sequences, {counts['tiles']} tiles"
     )

@@ -66,6 +66,18 @@ def ground_of(config: Config) -> tuple[BaseGeometry, tuple[float, float, float, 
     return ground, (split_lines(world)[1], south - 0.1, east + 0.1, north + 0.1)
 
 
+def area_of(config: Config) -> BaseGeometry:
+    """The configured area, or that of the synthetic Earth."""
+    return ground_of(config)[0] if config.area is None else config.area.geometry()
+
+
+def test_area_of(config: Config) -> tuple[float, float, float, float] | None:
+    """The region held out for testing: the configured one, or that of the synthetic Earth."""
+    if config.plan.test_area is not None or config.sandbox is None or config.sandbox.size is None:
+        return config.plan.test_area
+    return ground_of(config)[1]
+
+
 def live_catalog(config: Config) -> str | None:
     """URL of a configured sandbox server that answers already, started by someone else; None without one."""
     from pipelines.sandbox.process import answers

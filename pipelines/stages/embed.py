@@ -58,7 +58,7 @@ from pipelines.stages.groups import along_curve, cell_of, reads_of, stretches
 from pipelines.stages.limits import threads_by_source
 from pipelines.stages.memory import MB
 from pipelines.stages.outage import stop_on_outage
-from pipelines.stages.plan import Plan, read_plan
+from pipelines.stages.planned import Plan, read_plan
 from pipelines.stages.precision import warn_of_imitation
 from pipelines.stages.session import (
     Progress,

@@ -51,7 +51,7 @@ from pipelines.stages.memory import (
     window_of,
 )
 from pipelines.stages.outage import stop_on_outage
-from pipelines.stages.plan import Plan, planned_sites, read_plan
+from pipelines.stages.planned import Plan, planned_sites, read_plan
 from pipelines.stages.session import (
     Progress,
     StageResult,

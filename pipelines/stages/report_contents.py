@@ -19,8 +19,9 @@ from pipelines.grid import RESOLUTION_M
 from pipelines.shards import read_rows
 from pipelines.shards.reader import Row
 from pipelines.stages import checkpoint as checkpoints
+from pipelines.stages.earth import test_area_of
 from pipelines.stages.pictures import View, embedding_view, patchwork, views_of
-from pipelines.stages.plan import Plan, read_plan, test_area_of
+from pipelines.stages.planned import Plan, read_plan
 from pipelines.stages.probe_points import Place
 from pipelines.stages.truth import land_cover_codes, truth_view
 from pipelines.storage import Storage

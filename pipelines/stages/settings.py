@@ -10,9 +10,10 @@ from pipelines.catalogs.accounts import clashing_accounts, missing_accounts, mis
 from pipelines.config import Config, ConfigError
 from pipelines.evaluation.baselines import NAMES
 from pipelines.evaluation.labels import LabelColumns, TaskKind, labelled, pair_years, read_labels
+from pipelines.stages.earth import area_of
 from pipelines.stages.limits import check_readers
 from pipelines.stages.modelling import model_config
-from pipelines.stages.plan import area_of, open_catalogs
+from pipelines.stages.plan import open_catalogs
 from pipelines.stages.probe_points import label_files
 from pipelines.stages.scoring import task_of
 from pipelines.stages.strata import Strata, on_land

@@ -21,7 +21,7 @@ from pipelines.grid import Period, Site
 from pipelines.scenes import Scene
 from pipelines.sequence import TextSamples
 from pipelines.stages.outage import OutageError
-from pipelines.stages.plan import Plan
+from pipelines.stages.planned import Plan
 from pipelines.stages.signing import signers
 from pipelines.stages.vector_store import VectorStore
 from pipelines.storage import Storage

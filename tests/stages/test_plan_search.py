@@ -11,7 +11,8 @@ from shapely import Point, box
 from pipelines.cli import main
 from pipelines.config import ConfigError, load_config
 from pipelines.grid import Period
-from pipelines.stages.plan import Plan, with_margin
+from pipelines.stages.plan import with_margin
+from pipelines.stages.planned import Plan
 from tests.catalogs import static_world
 from tests.stages.worlds import config
 
