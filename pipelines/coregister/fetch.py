@@ -62,6 +62,7 @@ ATTEMPTS = {
 }
 # Tried again without a pause: something was changed that should help.
 _AT_ONCE = (FailureKind.EXPIRED, FailureKind.MISDESCRIBED)
+# First pause before a throttled or transient failure is tried again; doubles.
 BACKOFF_S = 0.25
 _PATTERNS = (
     (FailureKind.REFUSED, r"NoCredentials|DefaultCredentialsError|(locate|find|load)\w* (any )?credentials"),
@@ -219,17 +220,16 @@ def signer_of(signers: Signers, scene: Scene) -> Sign | None:
     return signers[scene.catalog]
 
 
-def fetch(requests: Sequence[Request], engine: Engine, *, threads: int = 8, backoff_s: float = BACKOFF_S) -> None:
+def fetch(requests: Sequence[Request], engine: Engine, *, threads: int = 8) -> None:
     """Fills every request with pixels or a failure, or leaves both None where the file has no pixel in the window.
 
     Args:
         requests: changed in place.
         engine: reads the crops.
         threads: concurrent reads.
-        backoff_s: first pause before a throttled or transient failure is tried again; doubles.
     """
     pending = [request for request in requests if request.failure is None]
-    pause_s = backoff_s
+    pause_s = BACKOFF_S
     while pending:
         ready: list[tuple[Request, Crop]] = []
         for request, prepared in zip(pending, _prepare(pending, threads), strict=True):
@@ -267,10 +267,10 @@ def renewed(sign: Sign, href: str, refused: str) -> str:
     return fresh
 
 
-def retrying(action: Callable[[str], T], href: str, sign: Sign | None, backoff_s: float = BACKOFF_S) -> T | Failure:
+def retrying(action: Callable[[str], T], href: str, sign: Sign | None) -> T | Failure:
     """What an action makes of a signed address, tried as often as its class of failure deserves."""
     tried: Counter[FailureKind] = Counter()
-    pause_s = backoff_s
+    pause_s = BACKOFF_S
     while True:
         try:
             return action(local_path(signed_by(sign, href) if sign else href))

@@ -36,7 +36,7 @@ def raster(tmp_path):
 def test_a_passing_fault_leaves_no_trace_in_the_pixels(raster, tmp_path, name: str, fault, when: int):
     with serve(tmp_path, lambda path, seen: fault if seen == when else None) as server:
         request = request_of(raster, server.url)
-        fetch([request], engine(name), threads=1, backoff_s=0.01)
+        fetch([request], engine(name), threads=1)
     assert request.failure is None and request.pixels is not None
     col, row = request.origin
     height, width = request.pixels.shape
@@ -51,7 +51,7 @@ def test_a_passing_fault_of_a_bucket_leaves_no_trace_either(raster, tmp_path, mo
     shutil.copy(raster, tmp_path / bucket)
     with serve(tmp_path, lambda path, seen: fault if seen < times else None) as server:
         request = request_of(raster, f"s3://{bucket}", Buckets(server.url.removeprefix("http://")))
-        fetch([request], engine("cog"), threads=1, backoff_s=0.01)
+        fetch([request], engine("cog"), threads=1)
     assert request.failure is None and request.pixels is not None
     assert len(server.requests) > times
 
@@ -63,7 +63,7 @@ def test_a_lasting_fault_of_a_bucket_is_named_by_its_class(raster, tmp_path, mon
     monkeypatch.setenv("AWS_HTTPS", "NO")
     with serve(tmp_path, lambda path, seen: fault) as server:
         request = request_of(raster, f"s3://lasting-{fault}", Buckets(server.url.removeprefix("http://")))
-        fetch([request], engine("cog"), threads=1, backoff_s=0.01)
+        fetch([request], engine("cog"), threads=1)
     assert request.failure is not None and request.failure.kind == kind, request.failure
 
 
@@ -74,7 +74,7 @@ def test_a_lasting_fault_is_named_by_its_class_and_spares_its_neighbours(raster,
     other = write_raster(tmp_path / "b.tif", noise((300, 300), 2), LEFT, TOP, 10)
     with serve(tmp_path, lambda path, seen: fault if path == "/a.tif" else None) as server:
         broken, sound = request_of(raster, server.url), request_of(other, server.url)
-        fetch([broken, sound], engine("rasterio"), threads=2, backoff_s=0.01)
+        fetch([broken, sound], engine("rasterio"), threads=2)
     assert broken.pixels is None and broken.failure is not None and broken.failure.kind is kind
     assert sound.failure is None and sound.pixels is not None
 
@@ -94,10 +94,10 @@ class Failing:
 @pytest.mark.parametrize("statuses", [(503, 404), (500, 404, 503), (403, 404, 500)])
 def test_not_found_after_other_failures_is_no_missing_file_yet(raster, tmp_path, statuses):
     request = request_of(raster, str(tmp_path))
-    fetch([request], Failing(*statuses), threads=1, backoff_s=0.01)
+    fetch([request], Failing(*statuses), threads=1)
     assert request.failure is None and request.pixels is not None and request.attempts == len(statuses)
     lost = request_of(raster, str(tmp_path))
-    fetch([lost], Failing(*statuses, 404, 404), threads=1, backoff_s=0.01)
+    fetch([lost], Failing(*statuses, 404, 404), threads=1)
     assert lost.failure is not None and lost.failure.kind is FailureKind.MISSING
 
 
@@ -109,7 +109,7 @@ def test_not_found_after_other_failures_is_no_missing_file_for_single_files_eith
             raise OSError(f"HTTP response code: {statuses.pop(0)}")
         return "content"
 
-    assert retrying(action, "https://x/a.h5", None, backoff_s=0.01) == "content"
+    assert retrying(action, "https://x/a.h5", None) == "content"
 
 
 class Signer:
@@ -131,7 +131,7 @@ def test_an_expired_signature_is_renewed(raster, tmp_path):
     sign = Signer()
     with serve(tmp_path, lambda path, seen: None if path.endswith("token=1") else 403) as server:
         request = request_of(raster, server.url, sign)
-        fetch([request], engine("rasterio"), threads=1, backoff_s=0.01)
+        fetch([request], engine("rasterio"), threads=1)
         assert sign.invalidated == [f"{server.url}/a.tif"]
     assert request.failure is None and request.pixels is not None
 
@@ -164,7 +164,7 @@ def test_a_window_beside_a_scene_whose_grid_and_footprint_agree_asks_for_nothing
 def test_a_server_that_is_busy_when_a_file_is_asked_where_it_lies_loses_no_scene(raster, tmp_path):
     with serve(tmp_path, lambda path, seen: 503 if seen == 0 else None) as server:
         wrong = request_of(raster, server.url, epsg=EPSG + 1)
-        fetch([wrong], engine("cog"), threads=1, backoff_s=0.01)
+        fetch([wrong], engine("cog"), threads=1)
         assert wrong.failure is None and wrong.pixels is not None
 
 
@@ -235,7 +235,7 @@ def test_a_crs_that_the_catalog_has_wrong_is_corrected_by_the_file(tmp_path, nam
     """Zones share origins, so that a file of the next one may have the very transform; it is elsewhere."""
     path = write_raster(tmp_path / "a.tif", noise((300, 300), 1), LEFT, TOP, 10, epsg=EPSG + 1)
     found = Request(replace(asset_of(path), epsg=EPSG), window(3, 4, 50, 40), "uint16", 0)
-    fetch([found], engine(name), threads=1, backoff_s=0.01)
+    fetch([found], engine(name), threads=1)
     assert found.failure is None and found.pixels is None
     assert found.grid.epsg == EPSG + 1 and found.attempts == 1
 
@@ -267,7 +267,7 @@ def test_a_crs_without_a_code_is_used_as_the_file_has_it(tmp_path, name: str):
 def test_a_type_that_the_catalog_does_not_name_is_the_files(tmp_path, name: str):
     path = write_raster(tmp_path / "a.tif", noise((300, 300), 1).astype(np.int16), LEFT, TOP, 10)
     found = Request(replace(asset_of(path), dtype=None), window(3, 4, 50, 40), "uint16", 0)
-    fetch([found], engine(name), threads=1, backoff_s=0.01)
+    fetch([found], engine(name), threads=1)
     assert found.failure is None and found.pixels is not None and found.pixels.dtype == "int16"
 
 
@@ -279,10 +279,10 @@ def test_an_address_that_is_not_signed_is_refused_and_not_asked_for_again(raster
         raise ConnectionError("no token: the account is closed (503)")
 
     request = request_of(raster, str(tmp_path), refuse)
-    fetch([request], engine("rasterio"), threads=1, backoff_s=0.01)
+    fetch([request], engine("rasterio"), threads=1)
     assert request.failure is not None and request.failure.kind is FailureKind.REFUSED and len(asked) == 1
     assert "the account is closed" in request.failure.reason
-    failure = retrying(lambda href: href, "https://x/a.h5", refuse, backoff_s=0.01)
+    failure = retrying(lambda href: href, "https://x/a.h5", refuse)
     assert isinstance(failure, Failure) and failure.kind is FailureKind.REFUSED
 
 
@@ -297,7 +297,7 @@ def test_the_files_own_nodata_holds_where_the_catalog_is_silent(tmp_path, name: 
     values[100:, :] = -9999
     path = write_raster(tmp_path / "a.tif", values, LEFT, TOP, 10, nodata=-9999)
     request = Request(replace(asset_of(path), nodata=None), window(3, 4, 50, 40), "float32", float("nan"))
-    fetch([request], engine(name), threads=1, backoff_s=0.01)
+    fetch([request], engine(name), threads=1)
     assert request.failure is None and request.pixels is not None
     assert request.file_nodata == -9999
 
@@ -312,7 +312,7 @@ def test_a_description_is_corrected_whatever_failed_before(tmp_path, name: str, 
         with serve(tmp_path, lambda path, seen: faults[seen] if seen < len(faults) else None) as server:
             asset = replace(asset_of(path), href=f"{server.url}/a.tif", **changes)
             request = Request(asset, window(3, 4, 50, 40), dtype, 0, sign=lambda href: href)
-            fetch([request], engine(name), threads=1, backoff_s=0.001)
+            fetch([request], engine(name), threads=1)
         assert request.failure is None and request.pixels is not None, request.failure
         assert request.pixels.dtype == "float32"
 
@@ -373,7 +373,7 @@ def test_the_catalogs_nodata_wins_and_a_mask_has_none(tmp_path, name: str):
     path = write_raster(tmp_path / "a.tif", noise((300, 300), 1), LEFT, TOP, 10, nodata=7)
     stated = Request(replace(asset_of(path), nodata=3), window(3, 4, 50, 40), "uint16", 0)
     mask = Request(replace(asset_of(path), nodata=None), window(3, 4, 50, 40), "uint16", 0, mask=True)
-    fetch([stated, mask], engine(name), threads=1, backoff_s=0.01)
+    fetch([stated, mask], engine(name), threads=1)
     assert (stated.file_nodata, stated.attempts) == (3, 0)
     assert mask.pixels is not None and mask.attempts == 0
 
@@ -383,12 +383,12 @@ def test_a_server_that_says_when_to_come_back_is_obeyed_and_known_as_throttling(
     monkeypatch.setattr("pipelines.patience.time.sleep", waits.append)
     with serve(tmp_path, lambda path, seen: (429, "7") if seen < 2 else None) as server:
         request = request_of(raster, server.url)
-        fetch([request], engine("cog"), threads=1, backoff_s=0.01)
+        fetch([request], engine("cog"), threads=1)
         assert request.failure is None and request.pixels is not None
         assert len(waits) == 2 and all(7 <= wait < 9 for wait in waits)
     with serve(tmp_path, lambda path, seen: (503, "1")) as server:
         request = request_of(raster, server.url)
-        fetch([request], engine("cog"), threads=1, backoff_s=0.01)
+        fetch([request], engine("cog"), threads=1)
         assert request.failure is not None and request.failure.kind is FailureKind.THROTTLED
 
 

@@ -40,7 +40,7 @@ def test_a_signature_that_ends_in_mid_read_is_renewed_once(tmp_path, name: str, 
     path, sign = write_raster(tmp_path / "a.tif", noise((2000, 600), 1), LEFT, TOP, 10), Signer()
     with serve(tmp_path, lambda path, seen: 403 if path.endswith("=0") and seen >= answered else None) as server:
         request = requested(path, server.url, sign)
-        fetch([request], engine(name), threads=1, backoff_s=0.01)
+        fetch([request], engine(name), threads=1)
         old = [one for one in server.requests if one.endswith("token=0")]
         assert len(old) > answered, "the signature outlived the read"
         assert sign.invalidated == [f"{server.url}/a.tif"]
@@ -87,7 +87,7 @@ def test_access_that_no_signature_gives_ends_as_a_failure(tmp_path, name: str):
     path, sign = write_raster(tmp_path / "a.tif", noise((200, 200), 1), LEFT, TOP, 10), Signer()
     with serve(tmp_path, lambda path, seen: 403) as server:
         request = requested(path, server.url, sign)
-        fetch([request], engine(name), threads=1, backoff_s=0.01)
+        fetch([request], engine(name), threads=1)
     assert request.pixels is None and request.failure is not None and request.failure.kind is FailureKind.EXPIRED
     # The block engine renews within a read too.
     assert len(sign.invalidated) == (5 if name == "cog" else 2)
