@@ -111,10 +111,14 @@ def _require_platform_of(source_name: str, item: Fields) -> None:
     """Refuse another known satellite's item; a name that is nobody's says nothing."""
     properties = item.get("properties") or {}
     platform = str(properties.get("platform") or properties.get("constellation") or "")
-    known = platform.lower().replace("_", "-").replace(" ", "-")
-    owner = next((name for name, prefix in _PLATFORMS.items() if known.startswith(prefix)), None)
+    owner = next((name for name, prefix in _PLATFORMS.items() if _spelled(platform).startswith(prefix)), None)
     if owner is not None and source_name in _PLATFORMS and owner != source_name:
         raise UnusableItem(f"item of {platform}, which is no satellite of source {source_name}; see its collections")
+
+
+def _spelled(platform: str) -> str:
+    """A platform's name as STAC spells it: lower case with hyphens."""
+    return platform.lower().replace("_", "-").replace(" ", "-")
 
 
 def item_href(item: Fields, base: str | None) -> str:
@@ -156,7 +160,7 @@ def facts(item: Fields) -> dict[str, object]:
         if value is not None:
             found[ours] = int(value) if ours in _INTEGERS else value
     if "platform" in found:
-        found["platform"] = str(found["platform"]).lower().replace(" ", "-")
+        found["platform"] = _spelled(str(found["platform"]))
     if "sun_elevation" not in found and properties.get("s2:mean_solar_zenith") is not None:
         found["sun_elevation"] = 90.0 - float(properties["s2:mean_solar_zenith"])
     if (tile := sentinel2.mgrs_tile(item)) is not None:

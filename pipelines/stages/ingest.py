@@ -50,7 +50,7 @@ from pipelines.stages.memory import (
     sparse,
     window_of,
 )
-from pipelines.stages.outage import stop_on_outage
+from pipelines.stages.outage import OutageError, stop_on_outage
 from pipelines.stages.planned import Plan, planned_sites, read_plan
 from pipelines.stages.session import (
     Progress,
@@ -73,6 +73,8 @@ FAILURES = "reports/ingest_failures.json"
 """Every scene that could not be read, with its reason."""
 DOUBTS = "reports/ingest_doubts.json"
 """Every scene that was used although its pixels look wrong, with the reason and in how many groups."""
+# Where an archive failed more than this share of all reads it is down, and the next run may find it up again.
+MOST_AGAIN = 0.5
 NAMED = 3  # scenes, or shards, that ``aef status`` names of each kind
 NOTHING_LISTED: Mapping[str, int] = MappingProxyType({})
 RETRY = "once they are there, `aef ingest --set ingest.retry_unread=true` reads again what was committed without them"
@@ -134,7 +136,8 @@ class GroupReader:
         try:
             outcome = self.process(group, sizes)
         except Exception as error:  # the driver reports it and ends with a non-zero status
-            outcome = {"sites": len(group.sites), **failed_row(error)}
+            passes = isinstance(error, OutageError) and error.passes
+            outcome = {"sites": len(group.sites), "passes": passes, **failed_row(error)}
         seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu
         figures = {"group": group.group_id, "seconds": seconds, "cpu_seconds": cpu_seconds, **_peak()}
         return {**figures, **outcome}
@@ -271,28 +274,42 @@ def run(config: Config) -> StageResult:
     if config.ingest.retry_unread:
         shard_set.withdraw(storage)  # nobody may train on shards while some are replaced
     progress = Progress("ingest", "sequences")
-    outcomes = []
+    outcomes: dict[str, dict[str, Any]] = {}
     with ray_session(config):
         vectors = encode_planned_texts(config, plan)
         listed = sizes_by_group(storage)
         work = [(group, listed.get(start_of_names(group), {})) for group in groups]
-        rows = [{"groups": pickle.dumps(stretch)} for stretch in stretches(work, config.ingest.workers)]
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
-            GroupReader(config, plan, vectors),
-            num_cpus=1,
-            compute=ray.data.TaskPoolStrategy(size=config.ingest.workers),
-        )
-        dataset.context.target_max_block_size = 1  # every row comes when it is made, not with the last of its task
+        reader = GroupReader(config, plan, vectors)
         done = 0
-        for row in dataset.iter_rows():
-            outcome = json.loads(row["outcome"])
-            stop_if_root_failed(outcome)
-            outcomes.append(outcome)
+        for outcome in _outcomes(reader, work):
+            outcomes[outcome["group"]] = outcome
             done += outcome["sites"]
             progress(done, result.planned)
+        again = [(group, sizes) for group, sizes in work if outcomes[group.group_id].get("passes")]
+        if 0 < len(again) <= MOST_AGAIN * len(work):
+            print(f"[ingest] {len(again)} of {len(work)} reads failed for reasons that pass; they are tried once more")
+            outcomes |= {outcome["group"]: outcome for outcome in _outcomes(reader, again)}
         if vectors is not None and (new := vectors.wait()):
             print(f"[ingest] {new} texts encoded by {config.ingest.text_encoder}")
-    return _book(config, storage, result, sorted(outcomes, key=lambda outcome: outcome["group"]))
+    return _book(config, storage, result, [outcomes[group_id] for group_id in sorted(outcomes)])
+
+
+def _outcomes(reader: GroupReader, work: Ordered[tuple[SiteGroup, Mapping[str, int]]]) -> Iterator[dict[str, Any]]:
+    """Figures of groups (with the bytes of their shards that are there), in the order in which they are done.
+
+    Raises:
+        StorageError: the root cannot be written.
+    """
+    workers = reader.config.ingest.workers
+    rows = [{"groups": pickle.dumps(stretch)} for stretch in stretches(work, workers)]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
+        reader, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=workers)
+    )
+    dataset.context.target_max_block_size = 1  # every row comes when it is made, not with the last of its task
+    for row in dataset.iter_rows():
+        outcome: dict[str, Any] = json.loads(row["outcome"])
+        stop_if_root_failed(outcome)
+        yield outcome
 
 
 def _book(config: Config, storage: Storage, result: StageResult, outcomes: list[dict[str, Any]]) -> StageResult:

@@ -17,7 +17,15 @@ DOWN = frozenset({FailureKind.TRANSIENT, FailureKind.THROTTLED})
 
 
 class OutageError(OSError):
-    """An archive did not answer, or gave no access; the work that needed it is left for the next run."""
+    """An archive did not answer, or gave no access; the work that needed it is left for the next run.
+
+    Attributes:
+        passes: the archive may answer in a while, without anybody's doing.
+    """
+
+    def __init__(self, said: str, *, passes: bool = False) -> None:
+        super().__init__(said)
+        self.passes = passes
 
 
 def stop_on_outage(failures: Iterable[ReadFailure], measured: Collection[str], sources: Mapping[str, Source]) -> None:
@@ -48,7 +56,7 @@ def stop_on_outage(failures: Iterable[ReadFailure], measured: Collection[str], s
         if not source.is_input or not (down or (passing and name not in measured)):
             continue
         none = "" if name in measured else ", and none was read"
-        raise OutageError(f"{_told(down or its)}{none}; not committed: the next run tries again")
+        raise OutageError(f"{_told(down or its)}{none}; not committed: the next run tries again", passes=True)
 
 
 def _told(failures: list[ReadFailure]) -> str:

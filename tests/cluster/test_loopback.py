@@ -81,7 +81,8 @@ def submit(head, tmp_path, stage, *overrides, arguments=()):
 
 
 def test_a_submitted_run_runs_there_and_is_followed_here(head, tmp_path):
-    done = submit(head, tmp_path, "run", "train.steps=8", arguments=["--job-id", "once"])
+    small = ("train.steps=2", "plan.sites=24", "evaluate.repeats={1: 4, 10: 2, max: 1}")
+    done = submit(head, tmp_path, "run", *small, arguments=["--job-id", "once"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[submit] job once: python -m pipelines.cli run --config configs/sandbox_tiny.yaml" in done.stdout
     for stage in ("sandbox", "plan", "ingest", "train", "embed", "evaluate"):
@@ -93,7 +94,7 @@ def test_a_submitted_run_runs_there_and_is_followed_here(head, tmp_path):
     assert (tmp_path / "root/reports/report.html").stat().st_size > 100_000
 
     stamp = summary.stat().st_mtime_ns
-    again = submit(head, tmp_path, "run", "train.steps=8", arguments=["--job-id", "once"])
+    again = submit(head, tmp_path, "run", *small, arguments=["--job-id", "once"])
     assert again.returncode == 0 and "job once exists" in again.stdout
     assert summary.stat().st_mtime_ns == stamp
 

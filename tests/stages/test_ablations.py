@@ -38,11 +38,17 @@ def test_a_finished_factor_is_not_done_again_and_other_settings_are_refused(tmp_
 
 
 @pytest.mark.slow
-def test_two_steps_of_one_factor(tmp_path):
-    extra = ["train.steps=2", "plan.sites=24"]
+@pytest.mark.timeout(600)
+def test_two_steps_of_one_factor(finished, continued, tmp_path):
+    whole, _ = finished
+    (tmp_path / "sandbox").symlink_to(whole.sandbox)
+    continued("plan", "shards", "texts", root=tmp_path / "base_0")
+    extra = [
+        "train.steps=2",
+        f"sandbox.port={whole.port}",
+        f"catalogs.sandbox.url=http://127.0.0.1:{whole.port}",
+    ]
     (row,) = ablations.measure(CONFIG, tmp_path, ["targets_among_inputs"], [0], extra)
     assert {"land_cover@1", "change@max", "effective rank"} <= set(row["figures"])
-    shard = next((tmp_path / "base_0/shards").rglob("*.arrow"), None) or next(
-        path for path in (tmp_path / "base_0/shards/train").rglob("*") if path.is_file()
-    )
+    shard = next(path for path in (tmp_path / "base_0/shards/train").rglob("*") if path.is_file())
     assert shard.samefile(tmp_path / "targets_among_inputs_0" / shard.relative_to(tmp_path / "base_0"))
