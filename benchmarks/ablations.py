@@ -3,8 +3,8 @@
     python -m benchmarks.ablations --config configs/sandbox.yaml --root runs/ablations --seeds 0 --steps 1050
     python -m benchmarks.ablations --factors reference noise_off consistency_off
 
-All roots share one synthetic Earth. ``base_SEED`` holds plan, shards and texts' vectors; a factor's root starts with hard
-links to them and runs the real stages, which skip what they find. A factor whose result stands in
+All roots share one synthetic Earth. ``base_SEED`` holds plan, shards and texts' vectors; a factor's root starts with
+hard links to them and runs the real stages, which skip what they find. A factor whose result stands in
 ``ablations.json`` is not done again.
 """
 
@@ -74,7 +74,7 @@ def shared(root: Path) -> list[str]:
 
 
 def link(base: Path, root: Path) -> None:
-    """What ingest makes, of another root, by hard links: objects are replaced whole, so the other root keeps its own."""
+    """What another root's ingest made, by hard links: objects are replaced whole, so the other root keeps its own."""
     for folder in ("plan", "shards", "texts"):
         if (base / folder).exists() and not (root / folder).exists():
             shutil.copytree(base / folder, root / folder, copy_function=os.link)

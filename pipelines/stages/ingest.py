@@ -12,9 +12,10 @@ import pickle
 import resource
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Ordered
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any
@@ -78,6 +79,9 @@ MOST_AGAIN = 0.5
 NAMED = 3  # scenes, or shards, that ``aef status`` names of each kind
 NOTHING_LISTED: Mapping[str, int] = MappingProxyType({})
 RETRY = "once they are there, `aef ingest --set ingest.retry_unread=true` reads again what was committed without them"
+
+
+Work = tuple[SiteGroup, Mapping[str, int]]
 
 
 @dataclass
@@ -274,28 +278,41 @@ def run(config: Config) -> StageResult:
     if config.ingest.retry_unread:
         shard_set.withdraw(storage)  # nobody may train on shards while some are replaced
     progress = Progress("ingest", "sequences")
-    outcomes: dict[str, dict[str, Any]] = {}
     with ray_session(config):
         vectors = encode_planned_texts(config, plan)
         listed = sizes_by_group(storage)
         work = [(group, listed.get(start_of_names(group), {})) for group in groups]
-        reader = GroupReader(config, plan, vectors)
-        done = 0
-        for outcome in _outcomes(reader, work):
-            outcomes[outcome["group"]] = outcome
-            done += outcome["sites"]
-            progress(done, result.planned)
-        again = [(group, sizes) for group, sizes in work if outcomes[group.group_id].get("passes")]
-        if 0 < len(again) <= MOST_AGAIN * len(work):
-            print(f"[ingest] {len(again)} of {len(work)} reads failed for reasons that pass; they are tried once more")
-            outcomes |= {outcome["group"]: outcome for outcome in _outcomes(reader, again)}
+        outcomes = outcomes_of(work, partial(_read, GroupReader(config, plan, vectors)), progress)
         if vectors is not None and (new := vectors.wait()):
             print(f"[ingest] {new} texts encoded by {config.ingest.text_encoder}")
-    return _book(config, storage, result, [outcomes[group_id] for group_id in sorted(outcomes)])
+    return _book(config, storage, result, outcomes)
 
 
-def _outcomes(reader: GroupReader, work: Ordered[tuple[SiteGroup, Mapping[str, int]]]) -> Iterator[dict[str, Any]]:
-    """Figures of groups (with the bytes of their shards that are there), in the order in which they are done.
+def outcomes_of(
+    work: Ordered[Work], read: Callable[[Ordered[Work]], Iterable[dict[str, Any]]], progress: Progress
+) -> list[dict[str, Any]]:
+    """Figures of all groups by name; those that an archive failed for a while are read once more after all others.
+
+    Args:
+        work: groups, with the bytes by path of their shards that are there.
+        read: work -> figures, in the order in which they are done.
+        progress: told of sequences.
+    """
+    planned, done = sum(len(group.sites) for group, _ in work), 0
+    found: dict[str, dict[str, Any]] = {}
+    for outcome in read(work):
+        found[outcome["group"]] = outcome
+        done += outcome["sites"]
+        progress(done, planned)
+    again = [(group, sizes) for group, sizes in work if found[group.group_id].get("passes")]
+    if 0 < len(again) <= MOST_AGAIN * len(work):
+        print(f"[ingest] {len(again)} of {len(work)} reads failed for reasons that pass; they are tried once more")
+        found |= {outcome["group"]: outcome for outcome in read(again)}
+    return [found[group_id] for group_id in sorted(found)]
+
+
+def _read(reader: GroupReader, work: Ordered[Work]) -> Iterator[dict[str, Any]]:
+    """Figures of groups, read in Ray tasks.
 
     Raises:
         StorageError: the root cannot be written.

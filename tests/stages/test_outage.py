@@ -65,6 +65,35 @@ def test_refused_access_stops_the_work_whatever_else_was_read():
         stop_on_outage([CORRUPT, refused], {"sentinel2"}, SOURCES)
 
 
+@pytest.mark.parametrize(
+    ("failing", "asked_again"),
+    [
+        ({"a": True}, ["a"]),
+        ({"a": True, "b": False}, ["a"]),
+        ({"a": False}, []),
+        ({"a": True, "b": True, "c": True}, []),
+    ],
+)
+def test_what_passes_is_tried_once_more_unless_the_archive_is_down(failing, asked_again):
+    """Three of four reads that fail are an outage; a broken root or file does not mend itself."""
+    asked = []
+
+    def read(work):
+        first = not asked
+        asked.append([group.group_id for group, _ in work])
+        for group, _ in work:
+            failure = {"error": "e", "passes": failing[group.group_id]} if first and group.group_id in failing else {}
+            yield {"group": group.group_id, "sites": 1, **failure}
+
+    groups = [(SiteGroup(name, (SITE,), YEAR), {}) for name in "dcba"]
+    told = []
+    outcomes = ingest.outcomes_of(groups, read, lambda done, planned: told.append((done, planned)))
+    assert asked == [["d", "c", "b", "a"]] + [asked_again] * bool(asked_again) and told[-1] == (4, 4)
+    assert [row["group"] for row in outcomes] == ["a", "b", "c", "d"]
+    left = {row["group"] for row in outcomes if "error" in row}
+    assert left == set(failing) - set(asked_again)
+
+
 class Planned:
     """A plan of two Sentinel-2 scenes, whose files are broken where the test wants it."""
 
