@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -161,21 +161,23 @@ def ray_session(config: Config) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # What workers print stays in Ray's logs: every failure comes back as a row of figures.
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if JOB_MARK not in os.environ:  # a submitted job has its environment from the submission
-        common["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
     try:
         if address:
+            if JOB_MARK not in os.environ:  # a submitted job has its environment from the submission
+                common["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
             ray.init(address=address, **common)
         else:
             cpus = config.ray.cpus or (os.cpu_count() or 1) + 2
-            # Without "local" Ray would join whatever cluster was last started on this machine by hand.
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                object_store_memory=config.ray.object_store_mb * 2**20,
-                include_dashboard=False,
-                **common,
-            )
+            # Inherited, not a runtime environment: for that the workers that Ray starts beforehand would be of no use.
+            with _environment(WORKER_ENVIRONMENT):
+                # Without "local" Ray would join whatever cluster was last started on this machine by hand.
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    object_store_memory=config.ray.object_store_mb * 2**20,
+                    include_dashboard=False,
+                    **common,
+                )
     except ConnectionError as error:
         raise ConfigError(
             f"ray.address: no Ray cluster answers at {address} ({error}); start one or leave the key out"
@@ -187,6 +189,21 @@ def ray_session(config: Config) -> Iterator[None]:
         ray.shutdown()
         if not address:  # of a cluster, the nodes keep their blocks for other jobs
             empty_node_folder()
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables for the processes that are started within the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def quiet_ray_data() -> None:
