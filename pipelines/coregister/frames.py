@@ -81,7 +81,7 @@ class Frame:
             rank, then the largest footprint, then the id. The order is the same for every window, so the winner of a
             pixel is too.
         time_ms, valid_ms: of the most preferred scene of the acquisition, whether or not it reaches into this window.
-        values, weight: ``(C, H, W)`` and ``(H, W)``, where the first layer's pixels are written.
+        values, weight: ``(S, C, H, W)`` and ``(S, H, W)``, where the layers' pixels are written, for S scalings.
         layers: one for each scaling, in order of preference; empty until a piece has been read.
         doubts: about the pieces used.
     """
@@ -117,8 +117,8 @@ class Stack:
     """The frames of a window by time, and the arrays that they write into.
 
     Attributes:
-        frames: N of them.
-        values: ``(N, C, H, W)``; memory is taken only where a frame has written.
+        frames: by time.
+        values: ``(N, C, H, W)`` for the N scalings of all frames; memory is taken only where one has written.
         weight: ``(N, H, W)``.
     """
 
@@ -127,14 +127,15 @@ class Stack:
     weight: NDArray[np.uint8]
 
     def measured(self) -> tuple[list[tuple[Frame, Layer]], NDArray, NDArray[np.uint8]]:
-        """Every layer with its frame, by time; their values and weights, in place where each frame has one at most."""
-        kept = [(frame, layer) for frame in self.frames for layer in frame.layers]
-        if any(len(frame.layers) > 1 for frame in self.frames):
-            return kept, np.stack([layer.values for _, layer in kept]), np.stack([layer.weight for _, layer in kept])
-        places = [index for index, frame in enumerate(self.frames) if frame.layers]
-        for index, place in enumerate(places):
-            if index != place:
-                self.values[index], self.weight[index] = self.values[place], self.weight[place]
+        """Every layer with its frame, by time; their values and weights, moved together where some were not written."""
+        kept: list[tuple[Frame, Layer]] = []
+        place = 0
+        for frame in self.frames:
+            for index, layer in enumerate(frame.layers):
+                if place + index != len(kept):
+                    self.values[len(kept)], self.weight[len(kept)] = layer.values, layer.weight
+                kept.append((frame, layer))
+            place += len(frame.values)
         return kept, self.values[: len(kept)], self.weight[: len(kept)]
 
 
@@ -148,15 +149,27 @@ def group(scenes: Sequence[Scene], window: Window, source: Source) -> Stack:
         ordered = sorted(members, key=lambda scene: _preference(scene, window.epsg, source))
         pieces = [scene for scene in ordered if scene.footprint is None or reaches(scene.footprint, window)]
         if pieces:
-            found.append((ordered[0], pieces))
+            found.append((ordered[0], pieces, len({scaling(piece, source) for piece in pieces})))
     found.sort(key=lambda one: (one[0].time_ms, one[0].scene_id))
-    values = np.empty((len(found), len(source.bands), *window.shape), source.dtype)
-    weight = np.empty((len(found), *window.shape), np.uint8)
-    frames = [
-        Frame(pieces, first.time_ms, first.valid_ms, source.geometry(first), values[index], weight[index])
-        for index, (first, pieces) in enumerate(found)
-    ]
-    return Stack(frames, values, weight)
+    scalings = sum(count for *_, count in found)
+    stack = Stack(
+        [],
+        np.empty((scalings, len(source.bands), *window.shape), source.dtype),
+        np.empty((scalings, *window.shape), np.uint8),
+    )
+    start = 0
+    for first, pieces, count in found:
+        part = slice(start, start + count)
+        values, weight = stack.values[part], stack.weight[part]
+        stack.frames.append(Frame(pieces, first.time_ms, first.valid_ms, source.geometry(first), values, weight))
+        start += count
+    return stack
+
+
+def scaling(scene: Scene, source: Source) -> tuple[tuple[float, float], ...]:
+    """Scale and offset of every band; 1 and 0 of one that a scene has not."""
+    assets = (scene.assets.get(band) for band in source.band_names)
+    return tuple((1.0, 0.0) if asset is None else (asset.scale, asset.offset) for asset in assets)
 
 
 def _preference(scene: Scene, epsg: int, source: Source) -> tuple[bool, tuple[float, ...], float, str]:
@@ -234,12 +247,10 @@ def _requests(scene: Scene, window: Window, source: Source, signers: Signers) ->
 def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Window, source: Source) -> None:
     """Puts a piece's pixels where the frame has none yet."""
     nodata = np.dtype(source.dtype).type(source.nodata)
-    values = np.empty_like(frame.values) if frame.layers else frame.values
-    scale, offset = np.ones(len(source.bands)), np.zeros(len(source.bands))
+    values = np.empty_like(frame.values[0]) if frame.layers else frame.values[0]
+    scale, offset = np.array(scaling(scene, source)).T
     for index, band in enumerate(source.band_names):
         request = wanted.get(band)
-        if request is not None:
-            scale[index], offset[index] = request.asset.scale, request.asset.offset
         if request is None or request.pixels is None:
             values[index] = nodata
         else:
@@ -284,10 +295,12 @@ def _merge(frame: Frame, scene: Scene, wanted: dict[str, Request], window: Windo
         if not here.all():
             values[:, ~here] = nodata
             trust[~here] = 0
-        if not frame.layers:
-            frame.weight[:] = trust
-            trust = frame.weight
-        frame.layers.append(Layer(values, trust, scale, offset, [scene.scene_id]))
+        place = len(frame.layers)
+        if place:
+            frame.values[place] = values
+        frame.weight[place] = trust
+        kept = frame.values[place], frame.weight[place]
+        frame.layers.append(Layer(*kept, scale, offset, [scene.scene_id]))
     if doubt is not None:
         frame.doubts.append(ReadDoubt(source.name, scene.scene_id, doubt))
 

@@ -70,7 +70,7 @@ def _indices(edge_m: int, step_m: int, count: int) -> NDArray[np.int64]:
     return np.floor((edge_m + step_m * (np.arange(count) + 0.5)) / CELL_M).astype(np.int64)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _outlines(epsg: int, first_row: int, first_col: int, last_row: int, last_col: int) -> NDArray[np.object_]:
     """Of a rectangle of cells (rows, columns), in WGS 84 degrees. Kept, as all scenes of a window ask for the same."""
     south = np.arange(first_row, last_row + 1)[:, None] * CELL_M

@@ -12,6 +12,7 @@ from math import ceil
 import numpy as np
 
 from pipelines.config import Config
+from pipelines.coregister.frames import scaling
 from pipelines.coregister.reach import around
 from pipelines.grid import RESOLUTION_M, Site, Window
 from pipelines.scenes import Scene
@@ -57,14 +58,9 @@ def decoded_bytes(scenes: Mapping[str, Iterable[Scene]], window: Window, sources
         source = sources[name]
         near = (scene for scene in found if scene.footprint is None or scene.footprint.intersects(outline))
         # Pieces of an acquisition that are scaled unlike are layers of their own.
-        layers = sum(len({_scaling(piece, source) for piece in pieces}) for pieces in source.acquisitions(near))
+        layers = sum(len({scaling(piece, source) for piece in pieces}) for pieces in source.acquisitions(near))
         total += px * pixel_bytes(source, layers)
     return total
-
-
-def _scaling(scene: Scene, source: Source) -> tuple[tuple[float, float], ...]:
-    assets = (scene.assets[band] for band in source.band_names if band in scene.assets)
-    return tuple((asset.scale, asset.offset) for asset in assets)
 
 
 def kept_bytes(memory_mb: int) -> int:
