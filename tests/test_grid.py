@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from shapely import box
 
-from pipelines.grid import WGS84, Window, reproject, transformer, unwrap
+from pipelines.grid import WGS84, Window, in_degrees, reproject, transformer, unwrap
 
 LAT = -17.0  # Fiji
 
@@ -31,6 +33,24 @@ def test_elsewhere_an_outline_is_the_plain_reprojection():
     outline = window.footprint()
     assert outline.geom_type == "Polygon"
     assert outline.contains(reproject(window.polygon().centroid, 32631, WGS84))
+
+
+@pytest.mark.parametrize("epsg", [32760, 32701, 32631, 32733])
+def test_outlines_drawn_together_are_those_drawn_alone(epsg: int):
+    """Also where some of them lie across 180 degrees, as the windows of the first two zones here do."""
+    middle = across(epsg) if epsg in (32760, 32701) else Window(epsg, 500_000, 5_600_000, 256, 256)
+    side = middle.width_px * 10
+    windows = [
+        [replace(middle, left_m=middle.left_m + col * side, top_m=middle.top_m + row * side) for col in (-2, 0, 2)]
+        for row in (0, 1)
+    ]
+    together = in_degrees(np.array([[window.polygon() for window in line] for line in windows]), epsg, side / 8)
+    assert together.shape == (2, 3)
+    for line, outlines in zip(windows, together, strict=True):
+        for window, outline in zip(line, outlines, strict=True):
+            assert outline == window.footprint() and outline.is_valid
+    parts = {outline.geom_type for outline in together.flat}
+    assert parts == ({"Polygon", "MultiPolygon"} if epsg in (32760, 32701) else {"Polygon"})
 
 
 def test_unwrapped_longitudes_are_near_the_meridian_and_unchanged_where_they_were():
