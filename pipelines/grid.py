@@ -141,7 +141,7 @@ def unwrap(lon: NDArray[np.float64], meridian: float) -> NDArray[np.float64]:
 
 
 def reproject(geometry: BaseGeometry, src_epsg: int | str, dst_epsg: int | str) -> BaseGeometry:
-    """A geometry in another CRS, vertex by vertex; EPSG codes or CRS as WKT."""
+    """A geometry in another CRS, vertex by vertex and without heights; EPSG codes or CRS as WKT."""
     if src_epsg == dst_epsg:
         return geometry
     return transform(geometry, transformer(src_epsg, dst_epsg).transform, interleaved=False)

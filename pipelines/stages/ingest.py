@@ -74,8 +74,8 @@ FAILURES = "reports/ingest_failures.json"
 """Every scene that could not be read, with its reason."""
 DOUBTS = "reports/ingest_doubts.json"
 """Every scene that was used although its pixels look wrong, with the reason and in how many groups."""
-# Where an archive failed more than this share of all reads it is down, and the next run may find it up again.
-MOST_AGAIN = 0.5
+# An archive that failed more reads than a few, and more than this share of them, is down: the next run may find it up.
+FEW, MOST_AGAIN = 2, 0.5
 NAMED = 3  # scenes, or shards, that ``aef status`` names of each kind
 NOTHING_LISTED: Mapping[str, int] = MappingProxyType({})
 RETRY = "once they are there, `aef ingest --set ingest.retry_unread=true` reads again what was committed without them"
@@ -305,8 +305,9 @@ def outcomes_of(
         done += outcome["sites"]
         progress(done, planned)
     again = [(group, sizes) for group, sizes in work if found[group.group_id].get("passes")]
-    if 0 < len(again) <= MOST_AGAIN * len(work):
-        print(f"[ingest] {len(again)} of {len(work)} reads failed for reasons that pass; they are tried once more")
+    reads = sum(not outcome.get("skipped") for outcome in found.values())
+    if 0 < len(again) <= max(FEW, MOST_AGAIN * reads):
+        print(f"[ingest] {len(again)} of {reads} reads failed for reasons that pass; they are tried once more")
         found |= {outcome["group"]: outcome for outcome in read(again)}
     return [found[group_id] for group_id in sorted(found)]
 

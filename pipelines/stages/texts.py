@@ -130,7 +130,7 @@ class TextVectors:
         self.wait()
         keys = [text_key(text) for text in texts.text]
         known = self.store.look_up(keys)
-        if missing := sum(key not in known for key in keys):
+        if missing := sum(key not in known for key in keys):  # no try of this run finds them: encoding is over
             raise OutageError(
                 f"text: {missing} texts could not be read when all were encoded; the next run tries again"
             )

@@ -66,16 +66,18 @@ def test_refused_access_stops_the_work_whatever_else_was_read():
 
 
 @pytest.mark.parametrize(
-    ("failing", "asked_again"),
+    ("failing", "there", "asked_again"),
     [
-        ({"a": True}, ["a"]),
-        ({"a": True, "b": False}, ["a"]),
-        ({"a": False}, []),
-        ({"a": True, "b": True, "c": True}, []),
+        ({"a": True}, "", ["a"]),
+        ({"a": True}, "bcd", ["a"]),
+        ({"a": True, "b": False}, "", ["a"]),
+        ({"a": False}, "", []),
+        ({"a": True, "b": True, "c": True}, "", []),
+        ({"a": True, "b": True, "c": True}, "defghij", []),
     ],
 )
-def test_what_passes_is_tried_once_more_unless_the_archive_is_down(failing, asked_again):
-    """Three of four reads that fail are an outage; a broken root or file does not mend itself."""
+def test_what_passes_is_tried_once_more_unless_the_archive_is_down(failing, there, asked_again):
+    """Three of four reads that fail are an outage, whatever was read by an earlier run; a broken file does not mend."""
     asked = []
 
     def read(work):
@@ -83,13 +85,14 @@ def test_what_passes_is_tried_once_more_unless_the_archive_is_down(failing, aske
         asked.append([group.group_id for group, _ in work])
         for group, _ in work:
             failure = {"error": "e", "passes": failing[group.group_id]} if first and group.group_id in failing else {}
-            yield {"group": group.group_id, "sites": 1, **failure}
+            yield {"group": group.group_id, "sites": 1, "skipped": group.group_id in there, **failure}
 
-    groups = [(SiteGroup(name, (SITE,), YEAR), {}) for name in "dcba"]
+    names = sorted({*"abcd", *there})
+    groups = [(SiteGroup(name, (SITE,), YEAR), {}) for name in reversed(names)]
     told = []
     outcomes = ingest.outcomes_of(groups, read, lambda done, planned: told.append((done, planned)))
-    assert asked == [["d", "c", "b", "a"]] + [asked_again] * bool(asked_again) and told[-1] == (4, 4)
-    assert [row["group"] for row in outcomes] == ["a", "b", "c", "d"]
+    assert asked == [names[::-1]] + [asked_again] * bool(asked_again) and told[-1] == (len(names), len(names))
+    assert [row["group"] for row in outcomes] == names
     left = {row["group"] for row in outcomes if "error" in row}
     assert left == set(failing) - set(asked_again)
 
