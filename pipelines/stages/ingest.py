@@ -12,7 +12,7 @@ import pickle
 import resource
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Ordered
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -51,7 +51,7 @@ from pipelines.stages.memory import (
     sparse,
     window_of,
 )
-from pipelines.stages.outage import OutageError, stop_on_outage
+from pipelines.stages.outage import OutageError, Work, outcomes_of, stop_on_outage
 from pipelines.stages.planned import Plan, planned_sites, read_plan
 from pipelines.stages.session import (
     Progress,
@@ -74,14 +74,9 @@ FAILURES = "reports/ingest_failures.json"
 """Every scene that could not be read, with its reason."""
 DOUBTS = "reports/ingest_doubts.json"
 """Every scene that was used although its pixels look wrong, with the reason and in how many groups."""
-# An archive that failed more reads than a few, and more than this share of them, is down: the next run may find it up.
-FEW, MOST_AGAIN = 2, 0.5
 NAMED = 3  # scenes, or shards, that ``aef status`` names of each kind
 NOTHING_LISTED: Mapping[str, int] = MappingProxyType({})
 RETRY = "once they are there, `aef ingest --set ingest.retry_unread=true` reads again what was committed without them"
-
-
-Work = tuple[SiteGroup, Mapping[str, int]]
 
 
 @dataclass
@@ -286,30 +281,6 @@ def run(config: Config) -> StageResult:
         if vectors is not None and (new := vectors.wait()):
             print(f"[ingest] {new} texts encoded by {config.ingest.text_encoder}")
     return _book(config, storage, result, outcomes)
-
-
-def outcomes_of(
-    work: Ordered[Work], read: Callable[[Ordered[Work]], Iterable[dict[str, Any]]], progress: Progress
-) -> list[dict[str, Any]]:
-    """Figures of all groups by name; those that an archive failed for a while are read once more after all others.
-
-    Args:
-        work: groups, with the bytes by path of their shards that are there.
-        read: work -> figures, in the order in which they are done.
-        progress: told of sequences.
-    """
-    planned, done = sum(len(group.sites) for group, _ in work), 0
-    found: dict[str, dict[str, Any]] = {}
-    for outcome in read(work):
-        found[outcome["group"]] = outcome
-        done += outcome["sites"]
-        progress(done, planned)
-    again = [(group, sizes) for group, sizes in work if found[group.group_id].get("passes")]
-    reads = sum(not outcome.get("skipped") for outcome in found.values())
-    if 0 < len(again) <= max(FEW, MOST_AGAIN * reads):
-        print(f"[ingest] {len(again)} of {reads} reads failed for reasons that pass; they are tried once more")
-        found |= {outcome["group"]: outcome for outcome in read(again)}
-    return [found[group_id] for group_id in sorted(found)]
 
 
 def _read(reader: GroupReader, work: Ordered[Work]) -> Iterator[dict[str, Any]]:

@@ -6,12 +6,20 @@ that no other run would fill; an archive that is down, throttles or has no acces
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from pipelines.coregister import ReadFailure
 from pipelines.coregister.fetch import PERMANENT, FailureKind
 from pipelines.sources import Source
+from pipelines.stages.groups import SiteGroup
+from pipelines.stages.session import Progress
 
+# A group, and the bytes by path of its shards that are there.
+Work = tuple[SiteGroup, Mapping[str, int]]
+
+# An archive that failed more reads than a few, and more than this share of them, is down: the next run may find it up.
+FEW, MOST_AGAIN = 2, 0.5
 # The archive's, after all attempts: it did not answer, answered with an error of its own, or asked to wait.
 DOWN = frozenset({FailureKind.TRANSIENT, FailureKind.THROTTLED})
 
@@ -57,6 +65,30 @@ def stop_on_outage(failures: Iterable[ReadFailure], measured: Collection[str], s
             continue
         none = "" if name in measured else ", and none was read"
         raise OutageError(f"{_told(down or its)}{none}; not committed: the next run tries again", passes=True)
+
+
+def outcomes_of(
+    work: Sequence[Work], read: Callable[[Sequence[Work]], Iterable[dict[str, Any]]], progress: Progress
+) -> list[dict[str, Any]]:
+    """Figures of all groups by name; those that an archive failed for a while are read once more after all others.
+
+    Args:
+        work: all of it, whether done before or not.
+        read: work -> figures, in the order in which they are done.
+        progress: told of sequences.
+    """
+    planned, done = sum(len(group.sites) for group, _ in work), 0
+    found: dict[str, dict[str, Any]] = {}
+    for outcome in read(work):
+        found[outcome["group"]] = outcome
+        done += outcome["sites"]
+        progress(done, planned)
+    again = [(group, sizes) for group, sizes in work if found[group.group_id].get("passes")]
+    reads = sum(not outcome.get("skipped") for outcome in found.values())
+    if 0 < len(again) <= max(FEW, MOST_AGAIN * reads):
+        print(f"[ingest] {len(again)} of {reads} reads failed for reasons that pass; they are tried once more")
+        found |= {outcome["group"]: outcome for outcome in read(again)}
+    return [found[group_id] for group_id in sorted(found)]
 
 
 def _told(failures: list[ReadFailure]) -> str:

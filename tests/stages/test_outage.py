@@ -17,7 +17,7 @@ from pipelines.stages.commands import status
 from pipelines.stages.embed import Recipe, TileReader, TileTask
 from pipelines.stages.groups import SiteGroup
 from pipelines.stages.ingest import GroupReader
-from pipelines.stages.outage import OutageError, stop_on_outage
+from pipelines.stages.outage import OutageError, outcomes_of, stop_on_outage
 from pipelines.stages.session import StageResult, write_summary
 from pipelines.storage import Storage
 from tests.coregister.files import LEFT, TOP, noise, scene_of, window, write_raster
@@ -90,7 +90,7 @@ def test_what_passes_is_tried_once_more_unless_the_archive_is_down(failing, ther
     names = sorted({*"abcd", *there})
     groups = [(SiteGroup(name, (SITE,), YEAR), {}) for name in reversed(names)]
     told = []
-    outcomes = ingest.outcomes_of(groups, read, lambda done, planned: told.append((done, planned)))
+    outcomes = outcomes_of(groups, read, lambda done, planned: told.append((done, planned)))
     assert asked == [names[::-1]] + [asked_again] * bool(asked_again) and told[-1] == (len(names), len(names))
     assert [row["group"] for row in outcomes] == names
     left = {row["group"] for row in outcomes if "error" in row}
