@@ -140,7 +140,7 @@ _CHOICES = {
     "norm": ("pixel", "group"),
     "exchange_up": ("smoothed", "transposed", "bilinear"),
     "upsampling": ("blurred_shuffle", "shuffle", "bilinear"),
-    "code_norm": ("none", "batch"),
+    "code_norm": ("none", "batch", "half_white"),
     "attention": ("auto", "matmul", "fused"),
 }
 _AT_LEAST_ONE = (
@@ -170,7 +170,8 @@ class ModelConfig:
         exchange_up: to finer grids: "smoothed", "transposed" or "bilinear" (see exchange.py).
         upsampling: from L/2 to L: "blurred_shuffle", "shuffle" or "bilinear" (see summary.py).
         code_norm: "batch" centres and scales each of the embedding's numbers before it is brought to unit length, by
-            the statistics of the global training batch, at inference by their running means; "none" leaves it out.
+            the statistics of the global training batch, at inference by their running means; "half_white" evens out
+            their directions' variance first (see codenorm.py); "none" leaves it out.
         pool_heads, pool_dim: heads of the attention pooling over time and values a head.
         decoder_hidden: width of the two hidden layers of every decoder (paper: 512).
         embedding_dim, kappa: of the von Mises-Fisher bottleneck; kappa None decodes the mean direction without noise.
@@ -198,7 +199,7 @@ class ModelConfig:
     norm: Literal["pixel", "group"] = "pixel"
     exchange_up: Literal["smoothed", "transposed", "bilinear"] = "smoothed"
     upsampling: Literal["blurred_shuffle", "shuffle", "bilinear"] = "blurred_shuffle"
-    code_norm: Literal["none", "batch"] = "none"
+    code_norm: Literal["none", "batch", "half_white"] = "none"
     pool_heads: int = 16
     pool_dim: int = 32
     decoder_hidden: int = 512

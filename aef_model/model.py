@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +23,7 @@ from aef_model.exchange import Spread
 from aef_model.init import keep_variance
 from aef_model.parts import parts
 from aef_model.perturb import drop_frames, student_view
+from aef_model.precision import full_precision
 from aef_model.project import Projector
 from aef_model.summary import PeriodPooling, Upsampler
 from aef_model.timeaxis import Measured, TimeAxis, join_sources, pack_sources
@@ -254,7 +254,7 @@ class AlphaEarth(nn.Module):
         if self.training and cfg.kappa is not None:
             code = {name: sample_von_mises_fisher(mu, cfg.kappa, generator) for name, mu in mean.items()}
         predictions = self._decode(batch, code, generator)
-        with _full_precision(means.device):
+        with full_precision(means.device):
             terms = self._reconstruction(batch, predictions, generator)
             total = cfg.reconstruction_weight * terms["reconstruction"]
             if cfg.uniformity_weight > 0 and code:
@@ -369,11 +369,6 @@ def source_error(
         phase = losses.random_phase(source.regrid_px, values.device, generator)
         return losses.regridded_error(prediction, values, weight, source.regrid_px, phase)
     return losses.absolute_error(prediction, values, weight)
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """No autocast. The device of shapes without numbers, on which work is counted, has none to begin with."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _no_texts(period: str, batch: int, dim: int, device: torch.device) -> TextTarget:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aef_model.codenorm import CodeNorm
 from aef_model.config import ModelConfig
-from aef_model.distributed import exchange
 from aef_model.exchange import enlarge
 from aef_model.init import keep_variance
 from aef_model.parts import parts
@@ -99,38 +99,6 @@ class PeriodPooling(nn.Module):
         return self.out_norm(pooled.flatten(-2))
 
 
-class CodeNorm(nn.Module):
-    """Centre and scale each of the embedding's numbers over the places of the global training batch.
-
-    All places of a batch share a season, and without this most of a young code is what they share: the sphere's other
-    directions are found late. At inference the running means are used, so that a pixel's code depends on nothing else.
-    """
-
-    MOMENTUM = 0.02
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("variance", torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., D)`` to the same, float32."""
-        x = x.float()
-        mean, variance = self.mean, self.variance
-        if self.training:
-            cells = x.flatten(0, -2)
-            spread, middle = torch.var_mean(cells, dim=0, correction=0)
-            moments = exchange(torch.stack([middle, spread])[None])  # (processes, 2, D)
-            mean = moments[:, 0].mean(dim=0)
-            variance = (moments[:, 1] + (moments[:, 0] - mean).square()).mean(dim=0)
-            with torch.no_grad():
-                self.mean.lerp_(mean, self.MOMENTUM)
-                self.variance.lerp_(variance, self.MOMENTUM)
-        return (x - mean) * (variance + 1e-5).rsqrt()
-
-
 class Upsampler(nn.Module):
     """From L/2 to L with a learned kernel, and down to the embedding's width, before the bottleneck.
 
@@ -156,7 +124,7 @@ class Upsampler(nn.Module):
             with torch.no_grad():  # pixel_shuffle takes channels c*4 .. c*4+3 for the four pixels
                 self.kernel.weight.copy_(self.kernel.weight[::4].repeat_interleave(4, dim=0))
         self.leave = keep_variance(nn.Linear(dim, dim), 0.7)
-        self.norm = CodeNorm(dim) if cfg.code_norm == "batch" else nn.Identity()
+        self.norm = nn.Identity() if cfg.code_norm == "none" else CodeNorm(dim, cfg.code_norm == "half_white")
 
     def forward(self, x: Tensor) -> Tensor:
         """``(M, h, w, width)`` to ``(M, 2h, 2w, embedding_dim)``, not yet of unit length."""

@@ -23,7 +23,11 @@ CYCLES_PER_DAY = tuple(k / YEAR_DAYS for k in ANNUAL_HARMONICS) + tuple(1 / (y *
 TIME_DIM = 2 * len(CYCLES_PER_DAY)
 PERIOD_DIM = 2 * TIME_DIM + 1
 RELATIVE_DIM = 4
-DECODE_TIME_DIM = 7
+
+# Half waves of a period, the fastest of 45 days in a year: slower ones alone blur when a crop is sown and cut, and what
+# is not decoded is not kept.
+DECODE_HALF_WAVES = (1.0, 2.0, 4.0, 8.0, 16.0)
+DECODE_TIME_DIM = 1 + 2 * len(DECODE_HALF_WAVES)
 
 
 def days_since_epoch(time_ms: Tensor) -> Tensor:
@@ -80,11 +84,11 @@ def relative_code(since_days: Tensor, length_days: Tensor) -> Tensor:
 def decode_time_code(time_ms: Tensor, period_ms: Tensor) -> Tensor:
     """The instant to decode, relative to its valid period: ``(B,)`` and ``(B, 2)`` int64 to ``(B, DECODE_TIME_DIM)``.
 
-    0 is the start, 1 the end (SPEC 2.2.6); instants outside are brought to the nearer edge. The half wave tells the
-    ends apart.
+    0 is the start, 1 the end (SPEC 2.2.6); instants outside are brought to the nearer edge. The first half wave tells
+    the ends apart.
     """
     since = (time_ms - period_ms[:, 0]).to(torch.float64)
     length = (period_ms[:, 1] - period_ms[:, 0]).clamp_min(1).to(torch.float64)
     position = (since / length).clamp(0, 1)
-    phase = math.pi * _multiples(position, (1.0, 2.0, 4.0))
+    phase = math.pi * _multiples(position, DECODE_HALF_WAVES)
     return torch.cat([position[:, None] * 2 - 1, phase.sin(), phase.cos()], dim=-1).to(torch.float32)

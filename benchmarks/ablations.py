@@ -46,6 +46,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "upsampling_bilinear": ("train.overrides.upsampling=bilinear",),
     "code_norm_none": ("train.overrides.code_norm=none",),
     "code_norm_batch": ("train.overrides.code_norm=batch",),
+    "code_norm_half_white": ("train.overrides.code_norm=half_white",),
 }
 FACTORS |= {
     f"without_{group}": (

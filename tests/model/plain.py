@@ -101,7 +101,7 @@ def relative_code(time_ms, period):
 def decode_time_code(time_ms, period):
     start, end = map(int, period)
     position = min(max((int(time_ms) - start) / (end - start), 0), 1)
-    waves = [pi * position * k for k in (1, 2, 4)]
+    waves = [pi * position * k for k in (1, 2, 4, 8, 16)]
     return np.array([position * 2 - 1] + [sin(p) for p in waves] + [cos(p) for p in waves])
 
 
@@ -259,7 +259,10 @@ def upsample(w, x, kind, dim):
             x = convolve1d(x, [0.25, 0.5, 0.25], axis=axis, mode="mirror")
     x = linear(below(w, "leave"), x)
     if "norm.mean" in w:
-        x = (x - w["norm.mean"]) / np.sqrt(w["norm.variance"] + 1e-5)
+        x = x - w["norm.mean"]
+        if "norm.whitening" in w:
+            x = x @ w["norm.whitening"]
+        x = x / np.sqrt(w["norm.variance"] + 1e-5)
     return x
 
 

@@ -4,7 +4,6 @@ import torch
 from scipy.integrate import quad
 
 from aef_model.bottleneck import sample_von_mises_fisher, to_unit
-from aef_model.summary import CodeNorm
 
 
 def exact_cosine_moments(kappa, dim):
@@ -61,18 +60,3 @@ def test_unit_of_zero_is_finite_with_finite_gradient():
     assert torch.equal(unit.norm(dim=-1), torch.ones(2))
     unit.sum().backward()
     assert torch.equal(x.grad, torch.zeros(2, 64))
-
-
-def test_code_norm_standardises_a_batch_and_remembers_it():
-    norm = CodeNorm(8)
-    x = torch.randn(4, 16, 16, 8, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9) + 5
-    for _ in range(400):
-        y = norm(x).flatten(0, -2)
-    torch.testing.assert_close(y.mean(dim=0), torch.zeros(8), atol=1e-4, rtol=0)
-    torch.testing.assert_close(y.std(dim=0), torch.ones(8), atol=1e-3, rtol=0)
-    norm.eval()
-    # one place alone is told what it was told among the others
-    torch.testing.assert_close(norm(x[:1]).flatten(0, -2), y[: 16 * 16], atol=5e-3, rtol=0)
-    before = norm.mean.clone()
-    norm(x + 3)
-    assert (norm.mean == before).all()

@@ -9,8 +9,8 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from aef_model import AlphaEarth, ModelConfig
+from aef_model.codenorm import CodeNorm
 from aef_model.losses import contrast, uniformity
-from aef_model.summary import CodeNorm
 
 
 def codes():
@@ -70,7 +70,7 @@ def trained(wrap=lambda model: model, rows=slice(None)):
 
 
 # Which process lacks sources, from which step on, and the code norm, whose backward pass exchanges too.
-LACKING = [(1, 1, "none"), (1, 0, "batch"), (0, 0, "none"), (0, 0, "batch"), (0, 1, "batch")]
+LACKING = [(1, 1, "none"), (1, 0, "batch"), (0, 0, "none"), (0, 0, "batch"), (0, 1, "half_white")]
 
 
 def lacking(rank, who, since, code_norm):
@@ -97,7 +97,7 @@ def work(rank, folder):
     loss = uniformity(mine, torch.arange(2) + 2 * rank, torch.Generator().manual_seed(5))
     loss.backward()
 
-    norm = CodeNorm(64)
+    norm = CodeNorm(64, half_white=True)
     skewed = (codes()[2 * rank : 2 * rank + 2] * 3 + 1).requires_grad_()
     normed = norm(skewed)
     normed.square().sin().sum().backward()
@@ -106,7 +106,7 @@ def work(rank, folder):
     found = {"loss": loss.detach(), "grad": mine.grad / 2, "lacking": gradients}
     found["trained"] = trained(torch.nn.parallel.DistributedDataParallel, slice(2 * rank, 2 * rank + 2))
     found["contrast"] = contrasted(slice(4 * rank, 4 * rank + 4))
-    found |= {"normed": normed.detach(), "norm_grad": skewed.grad, "mean": norm.mean, "variance": norm.variance}
+    found |= {"normed": normed.detach(), "norm_grad": skewed.grad, "norm": norm.state_dict()}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -128,14 +128,15 @@ def test_two_processes_act_as_one_batch_and_miss_no_source(tmp_path):
     torch.testing.assert_close(torch.cat([pa, pb]) / 2, whole[1])
     torch.testing.assert_close(torch.cat([ta, tb]) / 2, whole[2])
     torch.testing.assert_close((sa + sb) / 2, whole[3])
-    norm = CodeNorm(64)
+    norm = CodeNorm(64, half_white=True)
     skewed = (codes() * 3 + 1).requires_grad_()
     normed = norm(skewed)
     normed.square().sin().sum().backward()
     torch.testing.assert_close(torch.cat([a["normed"], b["normed"]]), normed.detach())
     torch.testing.assert_close(torch.cat([a["norm_grad"], b["norm_grad"]]), skewed.grad, atol=1e-4, rtol=1e-4)
-    assert all((part[name] == a[name]).all() for part in (a, b) for name in ("mean", "variance"))
-    torch.testing.assert_close(a["variance"], norm.variance)
+    for name, value in norm.state_dict().items():
+        assert torch.equal(a["norm"][name], b["norm"][name])
+        torch.testing.assert_close(a["norm"][name], value, msg=name)
     for case in range(len(LACKING)):
         for x, y in zip(a["lacking"][case], b["lacking"][case], strict=True):
             torch.testing.assert_close(x, y)

@@ -23,7 +23,7 @@ def replaced(frames, **changes):
 
 VARIANTS = {
     "tiny": {},
-    "sandbox": {"space_operator": False, "code_norm": "batch"},
+    "sandbox": {"space_operator": False, "code_norm": "half_white"},
     "smoothed": {"exchange_up": "smoothed", "conv_expansion": 1.0, "blocks": 3, "time_heads": 8, "space_heads": 6},
 }
 
@@ -35,7 +35,8 @@ def model(request):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-        if net.cfg.code_norm == "batch":
+        if net.cfg.code_norm == "half_white":
+            net.upsampler.norm.whitening.add_(0.1 * torch.randn(64, 64))
             net.upsampler.norm.mean.normal_(std=0.3)
             net.upsampler.norm.variance.uniform_(0.2, 2)
     return net

@@ -19,7 +19,7 @@ from aef_model.perturb import drop_frames, student_view
 @pytest.fixture(scope="module")
 def step():
     """A step of two sequences without bottleneck noise, what went into it, and the draws that it made first."""
-    torch.manual_seed(3)
+    torch.manual_seed(5)
     cfg = ModelConfig.named("tiny", kappa=None, teacher_drop=0.7, whole_period=0.5, consistency_every=1)
     model, batch = AlphaEarth(cfg).train(), make_batch(cfg, batch=2)
     batch.text = replace(batch.text, present=torch.tensor([True, True]))

@@ -53,7 +53,11 @@ def moved(x, device):
     return x
 
 
-CONFIGS = [{}, {"code_norm": "batch", "checkpoint_blocks": True, "exchange_up": "smoothed"}, {"attention": "fused"}]
+CONFIGS = [
+    {},
+    {"code_norm": "half_white", "checkpoint_blocks": True, "exchange_up": "smoothed"},
+    {"attention": "fused"},
+]
 
 
 @pytest.mark.parametrize("overrides", CONFIGS)
