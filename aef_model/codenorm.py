@@ -94,7 +94,8 @@ def inverse_fourth_root(covariance: Tensor) -> Tensor:
     """
     dim = len(covariance)
     eye = torch.eye(dim, dtype=covariance.dtype, device=covariance.device)
-    scaled = covariance / covariance.diagonal().sum() + eye * (RIDGE / dim)
+    trace = covariance.diagonal().sum().clamp_min(1e-30)  # codes that are all alike have nothing to whiten
+    scaled = covariance / trace + eye * (RIDGE / dim)
     root, _ = _square_roots(scaled / (1 + RIDGE / dim), ROOT_STEPS)
     _, inverse = _square_roots(root, FOURTH_ROOT_STEPS)
     return inverse / (1 + RIDGE / dim) ** 0.25

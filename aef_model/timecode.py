@@ -24,8 +24,8 @@ TIME_DIM = 2 * len(CYCLES_PER_DAY)
 PERIOD_DIM = 2 * TIME_DIM + 1
 RELATIVE_DIM = 4
 
-# Half waves of a period, the fastest of 45 days in a year: slower ones alone blur when a crop is sown and cut, and what
-# is not decoded is not kept.
+# Half waves to a period; the fastest whole wave takes 45 days of a year. Slower ones alone blur when a crop is sown and
+# cut, and what is not decoded is not kept.
 DECODE_HALF_WAVES = (1.0, 2.0, 4.0, 8.0, 16.0)
 DECODE_TIME_DIM = 1 + 2 * len(DECODE_HALF_WAVES)
 

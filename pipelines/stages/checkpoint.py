@@ -17,7 +17,7 @@ from pipelines.sources import Source, source
 from pipelines.sources.statistics import Statistics
 from pipelines.storage import Storage
 
-FORMAT = 1
+FORMAT = 2  # with each change of the parameters' names or shapes
 
 
 @dataclass

@@ -60,6 +60,20 @@ def test_several_batches_of_one_step_keep_their_own_matrix():
     assert x.grad.isfinite().all() and x.grad.abs().max() > 0
 
 
+def test_gradients_go_through_the_mean_and_the_scale_but_not_through_the_matrix():
+    """As those of a fixed matrix, by autograd: the last that was used."""
+    norm, x = CodeNorm(8, half_white=True), codes().requires_grad_()
+    norm(x).sin().sum().backward()
+    again = x.detach().requires_grad_()
+    y = (again - again.flatten(0, -2).mean(dim=0)) @ norm.whitening
+    (y / (y.flatten(0, -2).var(dim=0, correction=0) + 1e-5).sqrt()).sin().sum().backward()
+    torch.testing.assert_close(x.grad, again.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_codes_that_are_all_alike_are_finite():
+    assert inverse_fourth_root(torch.zeros(64, 64, dtype=torch.float64)).isfinite().all()
+
+
 @pytest.mark.parametrize("narrowest", [1.0, 1e-2, 1e-8, 0.0])
 def test_the_inverse_fourth_root_is_that_of_the_eigenvalues(narrowest):
     """From all directions alike to some that hold nothing."""

@@ -253,6 +253,7 @@ def test_decoder_and_text_head():
         {"exchange_up": "smoothed", "norm": "group", "attention": "fused", "conv_expansion": 1.0},
         {"exchange_up": "transposed", "upsampling": "shuffle"},
         {"space_operator": False, "code_norm": "half_white", "upsampling": "bilinear"},
+        {"code_norm": "batch"},
     ],
     ids=lambda overrides: "-".join(map(str, overrides.values())) or "default",
 )
@@ -261,6 +262,7 @@ def test_the_whole_embedding(overrides):
     model, _ = made(AlphaEarth, config(**overrides))
     if model.cfg.code_norm == "half_white":
         model.upsampler.norm.whitening.copy_(noise(64, 64) / 8)
+    if model.cfg.code_norm != "none":
         model.upsampler.norm.mean.copy_(noise(64))
         model.upsampler.norm.variance.copy_(noise(64).square() + 0.1)
     frames = make_frames(model.cfg, batch=2, size=(32, 48), counts={"sentinel2": 3, "sentinel1": 2, "landsat": 1})
